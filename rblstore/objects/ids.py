@@ -40,6 +40,12 @@ class ContentId(Id):
     __slots__ = ()
 
 
+class PackId(Id):
+    """A pack: SHA-256 of its header and index, which is also its file name."""
+
+    __slots__ = ()
+
+
 class RecordId(Id):
     """A record of any kind; its SHA-256 is that of the record's stored bytes, prefix line included."""
 

@@ -91,7 +91,7 @@ def check_paths(paths: Iterable[str]) -> None:
 
 
 def check_name(name: str, what: str) -> str:
-    """A behavior's or probe's name: ASCII letters, digits and ``._+-``, usable as a folder everywhere; returned as it is.
+    """A behavior's or probe's name: ASCII letters, digits and ``._+-``, usable as a folder everywhere.
 
     Raises:
         UsageError: It is not one.
@@ -112,7 +112,7 @@ def check_name(name: str, what: str) -> str:
 
 
 def check_ref_name(name: str, what: str) -> str:
-    """A branch's or tag's name: components as in :func:`check_name`, joined by slashes; returned as it is.
+    """A branch's or tag's name: components as in :func:`check_name`, joined by slashes.
 
     Raises:
         UsageError: It is not one, or could be read as another kind of revision.

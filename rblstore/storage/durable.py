@@ -1,0 +1,166 @@
+"""The one place through which bytes of a repository become durable.
+
+Order (docs/format.md, Write order): exclusive create in ``tmp/``, write, compare the size, fsync, mode 0444, rename, fsync the
+directory. An fsync that fails is final: the descriptor is closed and never trusted again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from rblstore.errors import RblError
+
+
+class WriteError(RblError):
+    """The operating system did not take the bytes (a full disk, an I/O error, a read-only file system)."""
+
+    code = "write_failed"
+
+
+def _failed(what: str, path: Path, error: OSError) -> WriteError:
+    return WriteError(
+        f"{what} failed: {error.strerror or error}",
+        object=str(path),
+        hint="Check free space, permissions and the disk, then run the command again; nothing was changed.",
+    )
+
+
+def fsync_directory(path: Path) -> None:
+    """Makes a directory's entries durable.
+
+    Raises:
+        WriteError: The system refused.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise _failed("making a directory durable", path, error) from error
+
+
+class StagedFile:
+    """A new file in a temporary folder that is published whole or not at all.
+
+    Args:
+        folder: The temporary folder, on the file system of the destination.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        self.size = 0
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _failed("creating a temporary file", self.path, error) from error
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Appends bytes.
+
+        Raises:
+            WriteError: The system refused; the file is discarded.
+        """
+        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
+        try:
+            while view:
+                written = os.write(self._descriptor, view)
+                self.size += written
+                view = view[written:]
+        except OSError as error:
+            self.discard()
+            raise _failed("writing", self.path, error) from error
+
+    def truncate(self, size: int) -> None:
+        """Drops everything from an offset on.
+
+        Raises:
+            WriteError: The system refused; the file is discarded.
+        """
+        try:
+            os.ftruncate(self._descriptor, size)
+            os.lseek(self._descriptor, size, os.SEEK_SET)
+        except OSError as error:
+            self.discard()
+            raise _failed("truncating", self.path, error) from error
+        self.size = size
+
+    def publish(self, destination: Path, *, replace: bool = False) -> bool:
+        """Makes the file durable under its final name.
+
+        Args:
+            destination: The final name; its parents are made and made durable.
+            replace: Whether an existing file gives way. If not, it stays and this one is discarded.
+
+        Returns:
+            False where the destination existed and stayed.
+
+        Raises:
+            WriteError: The system refused; the file is discarded, the destination is as it was.
+        """
+        try:
+            if os.fstat(self._descriptor).st_size != self.size:
+                raise OSError(0, "the file is not as long as what was written to it")
+            os.fsync(self._descriptor)
+            os.fchmod(self._descriptor, 0o644 if replace else 0o444)
+            new_parent = not destination.parent.exists()
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            if not replace and destination.exists():
+                self.discard()
+                return False
+            os.rename(self.path, destination)
+        except OSError as error:
+            self.discard()
+            raise _failed("publishing", destination, error) from error
+        os.close(self._descriptor)
+        self._descriptor = -1
+        fsync_directory(destination.parent)
+        if new_parent:
+            fsync_directory(destination.parent.parent)
+        return True
+
+    def discard(self) -> None:
+        """Closes and removes the file; does nothing once published or discarded."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self.path.unlink(missing_ok=True)
+
+
+def write_file(path: Path, data: bytes, temporary: Path) -> None:
+    """Writes a small file whole, replacing one that is there.
+
+    Raises:
+        WriteError: The system refused; the file is as it was.
+    """
+    staged = StagedFile(temporary)
+    staged.write(data)
+    staged.publish(path, replace=True)
+
+
+def append(descriptor: int, data: bytes, path: Path) -> None:
+    """Appends bytes to an open file and makes them durable.
+
+    Args:
+        descriptor: Opened with O_APPEND; the caller holds the file's lock and closes it on an error.
+        data: What to append.
+        path: The file's name, for messages.
+
+    Raises:
+        WriteError: The system refused; what was written is undone where the system lets it.
+    """
+    before = os.fstat(descriptor).st_size
+    view = memoryview(data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    except OSError as error:
+        try:
+            os.ftruncate(descriptor, before)
+        except OSError as second:
+            raise _failed("appending", path, error) from second
+        raise _failed("appending", path, error) from error
