@@ -1,0 +1,1 @@
+"""Other tools call rblstore through here: a Trainer callback and friends."""

@@ -1,0 +1,1 @@
+"""A composition on an nn.Module: attach, detach, switch, guard."""

@@ -1,0 +1,1 @@
+"""Frozen records, typed ids, canonical encoding and the caps on what is read. No I/O, no torch, no SQL."""

@@ -1,0 +1,1 @@
+"""What is said about identities and behaviors: licences, sources, lineage."""

@@ -1,0 +1,1 @@
+"""Content-addressed bytes: packs, frames, codecs and backends. No torch, no SQL."""
