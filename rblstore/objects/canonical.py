@@ -1,13 +1,14 @@
-"""Canonical bytes: RFC 8785 JSON out, strict JSON in, and the hashing rule of records.
+r"""Canonical bytes: RFC 8785 JSON out, strict JSON in, and the hashing rule of records.
 
-A record's bytes are ``rblstore/<kind>/<version>\\n`` followed by its RFC 8785 canonical JSON; its id is the SHA-256 of those
-bytes. So a record is a content like any other, and ``sha256sum`` of its stored bytes gives its id.
+A record's bytes are ``rblstore/<kind>/<version>\n`` followed by its RFC 8785 canonical JSON; its id is the SHA-256
+of those bytes. So a record is a content like any other, and ``sha256sum`` of its stored bytes gives its id.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import rfc8785
@@ -15,7 +16,7 @@ import rfc8785
 from rblstore.errors import InputError
 from rblstore.objects import limits
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 VERSION = 1
 
@@ -27,7 +28,7 @@ def encode_json(value: Json) -> bytes:
         InputError: The value has no canonical form (NaN, an integer beyond 2^53 - 1, a lone surrogate).
     """
     try:
-        return rfc8785.dumps(value)  # type: ignore[arg-type]
+        return rfc8785.dumps(value)
     except (rfc8785.CanonicalizationError, UnicodeEncodeError, RecursionError) as error:
         raise InputError(f"a value has no canonical JSON form: {error}") from error
 
@@ -53,6 +54,13 @@ def _parse_integer(text: str) -> int:
     return int(text)
 
 
+def _parse_record_integer(text: str) -> int | float:
+    # RFC 8785 writes doubles from 2^53 to 10^21 without a point; the canonical form then admits only those.
+    if len(text) <= 22 and abs(int(text)) > limits.JSON_INTEGER:
+        return float(text)
+    return _parse_integer(text)
+
+
 def _parse_float(text: str) -> float:
     value = float(text)
     if value in (float("inf"), float("-inf")):
@@ -64,7 +72,7 @@ def _check_shape(value: Any, depth: int, entries: list[int]) -> None:
     if depth > limits.JSON_DEPTH:
         raise InputError(f"JSON nested deeper than {limits.JSON_DEPTH}")
     if isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value) and not value.isascii():
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
             raise InputError("a JSON string holds a lone surrogate")
         return
     if not isinstance(value, (dict, list)):
@@ -80,7 +88,27 @@ def _check_shape(value: Any, depth: int, entries: list[int]) -> None:
         _check_shape(child, depth + 1, entries)
 
 
-def decode_json(data: bytes, *, what: str, max_bytes: int, max_entries: int | None = None) -> Any:
+def _surely_exceeds(data: bytes, max_entries: int) -> bool:
+    # Counts marks instead of parsing: 64 MiB of empty containers would take gigabytes before anybody could count them.
+    # Valid JSON of E entries has at most 2 E + 1 commas and openings outside its strings, and 4 E + 2 quotes.
+    marks = (b",", b"[", b"{")
+    if sum(map(data.count, marks)) <= max_entries:
+        return False
+    unescaped = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    if unescaped.count(b'"') > 4 * max_entries + 2:
+        return True
+    outside = b"".join(unescaped.split(b'"')[::2])
+    return sum(map(outside.count, marks)) > 2 * max_entries + 1
+
+
+def decode_json(
+    data: bytes,
+    *,
+    what: str,
+    max_bytes: int,
+    max_entries: int | None = None,
+    parse_integer: Callable[[str], int | float] = _parse_integer,
+) -> Any:
     """Parses JSON that may be hostile: size, depth and integers capped, duplicate keys and non-finite numbers refused.
 
     Args:
@@ -88,18 +116,21 @@ def decode_json(data: bytes, *, what: str, max_bytes: int, max_entries: int | No
         what: What is being read, for messages ("adapter_config.json").
         max_bytes: Size above which nothing is parsed.
         max_entries: The most members and elements in all, or None for no such cap.
+        parse_integer: Reads a number written without point and exponent.
 
     Raises:
         InputError: The bytes break a rule; the message names ``what``.
     """
     if len(data) > max_bytes:
         raise InputError(f"{what}: {len(data)} bytes, more than the {max_bytes} allowed", object=what)
+    if max_entries is not None and _surely_exceeds(data, max_entries):
+        raise InputError(f"{what}: more than the {max_entries} entries allowed", object=what)
     try:
         value = json.loads(
             data.decode("utf-8", "strict"),
             object_pairs_hook=_reject_duplicates,
             parse_constant=_reject_constant,
-            parse_int=_parse_integer,
+            parse_int=parse_integer,
             parse_float=_parse_float,
         )
         entries = [0]
@@ -146,7 +177,11 @@ def record_body(data: bytes, kind: str) -> dict[str, Any]:
         raise InputError(f"a {kind} record was expected, found {found}", object=found)
     raw = data[data.index(b"\n") + 1 :]
     body = decode_json(
-        raw, what=f"{kind} record", max_bytes=limits.RECORD_BYTES, max_entries=limits.RECORD_ENTRIES
+        raw,
+        what=f"{kind} record",
+        max_bytes=limits.RECORD_BYTES,
+        max_entries=limits.RECORD_ENTRIES,
+        parse_integer=_parse_record_integer,
     )
     if not isinstance(body, dict):
         raise InputError(f"{kind} record: not a JSON object", object=kind)

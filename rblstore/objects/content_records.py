@@ -13,7 +13,7 @@ from rblstore.objects.canonical import Json, encode_json
 from rblstore.objects.dtypes import span_bytes
 from rblstore.objects.fields import Fields, require_sorted
 from rblstore.objects.ids import BehaviorId, ContentId, FileManifestId, IdentityId, RecordId
-from rblstore.objects.paths import check_paths
+from rblstore.objects.paths import check_path, check_paths
 from rblstore.objects.record import Record
 
 Form = Literal["adapter", "overlay"]
@@ -152,7 +152,7 @@ def tensor_root(tensors: Iterable[tuple[str, StoredTensor]]) -> ContentId:
         tensors: (logical name, tensor) in any order.
 
     Returns:
-        SHA-256 over one canonical JSON line a tensor, [name, dtype, shape, content], sorted by name in code point order.
+        SHA-256 over one canonical JSON line a tensor, [name, dtype, shape, content], sorted by name (code points).
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors):
@@ -326,6 +326,10 @@ class Behavior(Record):
         )
         require_sorted([(effect.on, effect.target) for effect in behavior.effects], "behavior record: effects")
         require_sorted([(ground.on, ground.target) for ground in behavior.ground], "behavior record: ground")
+        check_paths(effect.target for effect in behavior.effects if effect.on == "file")
+        for ground in behavior.ground:
+            if ground.on == "file":
+                check_path(ground.target)
         if behavior.form == "adapter" and any(effect.action == "removes" for effect in behavior.effects):
             raise InputError("behavior record: an adapter removes nothing")
         return behavior
@@ -339,5 +343,3 @@ class Behavior(Record):
     def additive(self) -> bool:
         """Whether it only modifies, so that it commutes with others of its kind."""
         return bool(self.effects) and all(effect.action == "modifies" for effect in self.effects)
-
-

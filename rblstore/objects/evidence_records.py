@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, cast
 from rblstore.errors import InputError
 from rblstore.objects import limits
 from rblstore.objects.canonical import Json
+from rblstore.objects.dtypes import span_bytes
 from rblstore.objects.fields import Fields, require_sorted
 from rblstore.objects.ids import (
     BaselineId,
@@ -236,7 +237,7 @@ class Baseline(Record):
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Baseline:
-        return cls(
+        baseline = cls(
             fields.id("composition", CompositionId),
             fields.id("probe", ProbeId),
             fields.text_map("environment"),
@@ -246,6 +247,10 @@ class Baseline(Record):
             fields.text("author"),
             fields.time("time"),
         )
+        for prompt in baseline.prompts:
+            span_bytes(baseline.dtype, prompt.shape)
+        require_sorted(sorted(prompt.id for prompt in baseline.prompts), "baseline record: prompt ids")
+        return baseline
 
 
 @dataclass(frozen=True)
@@ -375,6 +380,7 @@ class Verification(Record):
             author=fields.text("author"),
             time=fields.time("time"),
         )
+        require_sorted(sorted(prompt.id for prompt in verification.prompts), "verification record: prompt ids")
         if (verification.verdict == "exact") != verification.bit_equal:
             raise InputError("verification record: 'exact' means bit-equal, and only that")
         return verification

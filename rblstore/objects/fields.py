@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
+from datetime import date
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from rblstore.errors import InputError
@@ -27,6 +29,10 @@ def check_time(text: str) -> str:
     """
     if not _TIME.fullmatch(text):
         raise InputError(f"{text[:40]!r} is not an RFC 3339 time", object=text[:40])
+    try:
+        date.fromisoformat(text[:10])
+    except ValueError as error:
+        raise InputError(f"{text!r} is on a day that no calendar has", object=text) from error
     return text
 
 
@@ -163,6 +169,6 @@ def require_sorted(values: Sequence[Any], what: str) -> None:
     Raises:
         InputError: Out of order or repeated.
     """
-    for before, after in zip(values, values[1:], strict=False):
+    for before, after in pairwise(values):
         if not before < after:
             raise InputError(f"{what}: {str(after)[:200]!r} is repeated or out of order", object=what)

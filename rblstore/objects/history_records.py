@@ -19,7 +19,7 @@ from rblstore.objects.ids import (
     TagId,
     is_full_id,
 )
-from rblstore.objects.paths import check_name
+from rblstore.objects.paths import check_name, check_path, check_ref_name
 from rblstore.objects.record import Record
 
 SYMBOLIC = "ref: "
@@ -165,13 +165,18 @@ class Tag(Record):
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Tag:
-        return cls(
+        tag = cls(
             fields.text("name", limits.NAME_BYTES),
             fields.id("target", CommitId),
             fields.text("author"),
             fields.time("time"),
             fields.text("message", limits.MESSAGE_BYTES),
         )
+        try:
+            check_ref_name(tag.name, "tag")
+        except UsageError as error:
+            raise InputError(error.message, object=error.object) from error
+        return tag
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,10 @@ class RefChange:
             fields.optional_text("after", limits.PATH_BYTES),
         )
         fields.done()
+        check_path(change.ref)
         for state in (change.before, change.after):
+            if state is not None and state.startswith(SYMBOLIC):
+                check_path(state[len(SYMBOLIC) :])
             if state is not None and not is_full_id(state) and not state.startswith(SYMBOLIC):
                 raise InputError(f"ref change of {change.ref!r}: {state!r} is neither an id nor a symbolic ref")
         return change

@@ -21,6 +21,8 @@ class Id(str):
     __slots__ = ()
 
     def __new__(cls, text: str) -> Id:
+        if not isinstance(text, str):
+            raise InputError(f"a {type(text).__name__} is not an object id")
         if not _FULL.fullmatch(text):
             raise InputError(f"{text[:80]!r} is not an object id (64 lower-case hexadecimal digits)", object=text[:80])
         return super().__new__(cls, text)
