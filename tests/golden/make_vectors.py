@@ -1,0 +1,220 @@
+"""Writes the test vectors of docs/format.md from the records of one small, complete example.
+
+Run it after a change to the examples; a change to the *encoding* of version 1 is a defect, and the tests say so:
+
+    python tests/golden/make_vectors.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from pathlib import Path
+
+from rblstore.objects.content_records import (
+    Behavior,
+    Effect,
+    FileEntry,
+    FileManifest,
+    Ground,
+    Identity,
+    NamedTensor,
+    StoredTensor,
+    tensor_root,
+)
+from rblstore.objects.evidence_records import (
+    Baseline,
+    Claim,
+    Probe,
+    Prompt,
+    PromptDivergence,
+    PromptOutput,
+    Statement,
+    Verification,
+)
+from rblstore.objects.history_records import Commit, Composition, Operation, RefChange, Slot, Tag
+from rblstore.objects.ids import (
+    BaselineId,
+    BehaviorId,
+    CommitId,
+    CompositionId,
+    ContentId,
+    FileManifestId,
+    IdentityId,
+    ProbeId,
+    RecordId,
+)
+from rblstore.objects.record import Record
+
+FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
+AUTHOR = "Ada Lovelace <ada@example.org>"
+
+
+def sha256(data: bytes) -> ContentId:
+    return ContentId(hashlib.sha256(data).hexdigest())
+
+
+def floats(*values: float) -> bytes:
+    return struct.pack(f"<{len(values)}f", *values)
+
+
+def safetensors(tensors: dict[str, tuple[list[int], bytes]]) -> tuple[bytes, FileManifest, bytes]:
+    """The header content (length included), the manifest and the whole file."""
+    offset, entries, named, data = 0, {}, [], b""
+    for name, (shape, raw) in tensors.items():
+        entries[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, offset + len(raw)]}
+        named.append(NamedTensor(name, StoredTensor("F32", tuple(shape), sha256(raw))))
+        offset, data = offset + len(raw), data + raw
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    header = struct.pack("<Q", len(text)) + text
+    return header, FileManifest(sha256(header), tuple(named)), header + data
+
+
+def entry(path: str, data: bytes, manifest: FileManifest | None = None) -> FileEntry:
+    named = None if manifest is None else FileManifestId(FileManifest.id_of(manifest.encode()))
+    return FileEntry(path, sha256(data), len(data), named)
+
+
+BIAS, WEIGHT = floats(0.5, -0.5), floats(1.0, 2.0, 3.0, 4.0)
+CONFIG = b'{"model_type":"example"}\n'
+HEADER, MANIFEST, WEIGHTS = safetensors({"linear.bias": ([2], BIAS), "linear.weight": ([2, 2], WEIGHT)})
+LINEAR_BIAS, LINEAR_WEIGHT = (named.tensor for named in MANIFEST.tensors)
+ROOT_LINES = [
+    json.dumps([named.name, named.tensor.dtype, list(named.tensor.shape), named.tensor.content], separators=(",", ":"))
+    for named in MANIFEST.tensors
+]
+
+
+def example_records() -> tuple[Record, ...]:
+    """One record of each kind of version 1, each referring to those before it."""
+    root = tensor_root((named.name, named.tensor) for named in MANIFEST.tensors)
+    identity = Identity((entry("config.json", CONFIG), entry("model.safetensors", WEIGHTS, MANIFEST)), root)
+    _, lora_manifest, lora = safetensors({
+        "base_model.model.linear.base_layer.bias": ([2], floats(0.75, -0.5)),
+        "base_model.model.linear.lora_A.weight": ([1, 2], floats(1.0, 0.0)),
+        "base_model.model.linear.lora_B.weight": ([2, 1], floats(0.25, 0.25)),
+    })  # fmt: skip
+    lora_config = b'{"bias":"all","peft_type":"LORA","r":1,"target_modules":["linear"]}\n'
+    trained_bias = lora_manifest.tensors[0].tensor
+    behavior = Behavior(
+        "adapter",
+        (entry("adapter_config.json", lora_config), entry("adapter_model.safetensors", lora, lora_manifest)),
+        (
+            Effect(
+                "tensor",
+                "linear.bias",
+                "replaces",
+                Ground.tensor("linear.bias", LINEAR_BIAS),
+                Ground.tensor("linear.bias", trained_bias),
+            ),
+            Effect("tensor", "linear.weight", "modifies", Ground.tensor("linear.weight", LINEAR_WEIGHT), None),
+        ),
+        (Ground("file", "config.json", sha256(CONFIG)),),
+    )
+    identity_id = IdentityId(Identity.id_of(identity.encode()))
+    behavior_id = BehaviorId(Behavior.id_of(behavior.encode()))
+    adapted = Composition(identity_id, (Slot("polite", behavior_id),))
+    adapted_id = CompositionId(Composition.id_of(adapted.encode()))
+    base_id = CompositionId(Composition.id_of(Composition(identity_id).encode()))
+    commit = Commit(adapted_id, (), AUTHOR, "2026-03-01T12:00:00Z", "polite\n\nSays please.")
+    commit_id = CommitId(Commit.id_of(commit.encode()))
+    tag = Tag("v1", commit_id, AUTHOR, "2026-03-01T12:01:00Z", "")
+    operation = Operation(
+        1,
+        None,
+        "commit: polite",
+        (RefChange("HEAD", None, "ref: refs/heads/main"), RefChange("refs/heads/main", None, str(commit_id))),
+        None,
+        AUTHOR,
+        "2026-03-01T12:00:00.250Z",
+    )
+    statement = Statement(
+        RecordId(identity_id),
+        (Claim("license", "apache-2.0", "README.md"), Claim("meta.team", "façade", "command line")),
+        AUTHOR,
+        "2026-03-01T12:00:00Z",
+    )
+    probe = Probe((Prompt("p0", (1, 0), "Good day"), Prompt("p1", (3,), None)), ((0,), (1,)), "last", sha256(CONFIG))
+    probe_id = ProbeId(Probe.id_of(probe.encode()))
+    environment = {"device": "cpu", "dtype": "float32", "threads": "1", "torch": "2.13.0"}
+    baseline = Baseline(
+        base_id,
+        probe_id,
+        environment,
+        "logits",
+        "F32",
+        (
+            PromptOutput("p0", (1, 4), sha256(floats(0.0, 1.0, 2.0, 3.0))),
+            PromptOutput("p1", (1, 4), sha256(floats(3.0, 2.0, 1.0, 0.0))),
+        ),
+        AUTHOR,
+        "2026-03-01T12:05:00+01:00",
+    )
+    verification = Verification(
+        commit=None,
+        composition=base_id,
+        adapted=adapted_id,
+        removed=("polite",),
+        probe=probe_id,
+        baseline=BaselineId(Baseline.id_of(baseline.encode())),
+        environment=environment,
+        verdict="within_tolerance",
+        tolerance=1e-6,
+        bit_equal=False,
+        kl=1.5e-9,
+        js=3.5e-10,
+        rf=0.99999998125,
+        kl_adapted=0.08,
+        js_adapted=0.02,
+        reason=None,
+        prompts=(PromptDivergence("p0", 0.0, 0.0, True), PromptDivergence("p1", 3e-9, 7e-10, False)),
+        author=AUTHOR,
+        time="2026-03-01T12:06:00Z",
+    )
+    return (
+        MANIFEST, identity, behavior, adapted, commit, tag, operation, statement, probe, baseline, verification,
+    )  # fmt: skip
+
+
+def vector_block(record: Record) -> str:
+    data = record.encode()
+    return f"```vector\n{data.decode()}\n```\n\nid `{record.id_of(data)}`"
+
+
+def root_block() -> str:
+    digest = hashlib.sha256("".join(line + "\n" for line in ROOT_LINES).encode()).hexdigest()
+    return "```tensor-root\n" + "\n".join(ROOT_LINES) + f"\n```\n\ntensor root `{digest}`"
+
+
+def file_block() -> str:
+    rows = [
+        ('`config.json`: `{"model_type":"example"}` and a newline', CONFIG.hex(" ", -8), CONFIG),
+        ("header content of `model.safetensors`", HEADER.hex(" ", -8), HEADER),
+        ("`linear.bias`, F32 [2]: 0.5, -0.5", BIAS.hex(" ", -8), BIAS),
+        ("`linear.weight`, F32 [2, 2]: 1, 2, 3, 4", WEIGHT.hex(" ", -8), WEIGHT),
+    ]
+    lines = ["| content | bytes | id |", "|---|---|---|"]
+    lines += [f"| {name} | `{text}` | `{sha256(data)}` |" for name, text, data in rows]
+    lines.append(f"| `model.safetensors`, the last three in this order | {len(WEIGHTS)} bytes | `{sha256(WEIGHTS)}` |")
+    return "\n".join(lines)
+
+
+def filled_page(page: str) -> str:
+    """The page with every block between its markers made anew."""
+    blocks = {record.KIND: vector_block(record) for record in example_records()}
+    blocks |= {"tensor-root": root_block(), "contents": file_block()}
+
+    def block(match: re.Match[str]) -> str:
+        return f"<!-- vector: {match[1]} -->\n\n{blocks.pop(match[1])}\n\n<!-- end -->"
+
+    filled = re.sub(r"<!-- vector: ([a-z-]+) -->.*?<!-- end -->", block, page, flags=re.DOTALL)
+    if blocks:
+        raise SystemExit(f"docs/format.md has no place for {', '.join(blocks)}")
+    return filled
+
+
+if __name__ == "__main__":
+    FORMAT.write_text(filled_page(FORMAT.read_text("utf-8")), "utf-8")

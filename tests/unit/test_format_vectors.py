@@ -1,0 +1,81 @@
+"""docs/format.md and the code say the same: every test vector, the tensor root, the limits and the kinds."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+from rblstore.errors import InputError
+from rblstore.objects import limits
+from rblstore.objects.kinds import KINDS, RESERVED, parse_record
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "format.md").read_text("utf-8")
+VECTORS = re.findall(r"```vector\n(.*?)\n```\n\nid `([0-9a-f]{64})`", PAGE, re.DOTALL)
+
+
+def section(heading: str) -> str:
+    return re.split(r"\n#+ ", PAGE.split(f"# {heading}\n", 1)[1], maxsplit=1)[0]
+
+
+def test_every_kind_has_one_vector_and_one_section() -> None:
+    assert sorted(text.split("/", 2)[1] for text, _ in VECTORS) == sorted(KINDS)
+    for kind in KINDS:
+        assert f"\nrblstore/{kind}/1\n" in section(kind)
+
+
+@pytest.mark.parametrize(("text", "expected"), VECTORS, ids=[text.split("/", 2)[1] for text, _ in VECTORS])
+def test_vector(text: str, expected: str) -> None:
+    data = text.encode()
+    assert hashlib.sha256(data).hexdigest() == expected
+    record = parse_record(data)
+    assert record.encode() == data
+    assert record.id_of(data) == expected
+    assert type(record.id_of(data)) is type(record).ID
+
+
+@pytest.mark.parametrize(("text", "expected"), VECTORS, ids=[text.split("/", 2)[1] for text, _ in VECTORS])
+def test_members_of_the_table_are_the_members_of_the_record(text: str, expected: str) -> None:
+    kind = text.split("/", 2)[1]
+    rows = re.findall(r"^\| ((?:`[a-z_\[\].]+`(?:, )?)+) \|", section(kind), re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
+    assert documented == set(parse_record(text.encode()).body())
+
+
+def test_tensor_root_example() -> None:
+    found = re.search(r"```tensor-root\n(.*?\n)```\n\ntensor root `([0-9a-f]{64})`", PAGE, re.DOTALL)
+    assert found is not None
+    assert hashlib.sha256(found[1].encode()).hexdigest() == found[2]
+    (identity,) = (text for text, _ in VECTORS if text.startswith("rblstore/identity/"))
+    assert f'"tensor_root":"{found[2]}"' in identity
+
+
+def test_content_examples() -> None:
+    rows = re.findall(r"^\| .* \| `([0-9a-f ]+)` \| `([0-9a-f]{64})` \|$", PAGE, re.MULTILINE)
+    contents = [bytes.fromhex(row) for row, _ in rows]
+    assert [hashlib.sha256(content).hexdigest() for content in contents] == [digest for _, digest in rows]
+    assert len(contents) == 4
+    whole = hashlib.sha256(b"".join(contents[1:])).hexdigest()
+    assert f"| {sum(map(len, contents[1:]))} bytes | `{whole}` |" in PAGE
+
+
+def test_the_script_writes_the_page_as_it_is() -> None:
+    script = runpy.run_path(str(ROOT / "tests" / "golden" / "make_vectors.py"))
+    assert script["filled_page"](PAGE) == PAGE
+
+
+def test_limits_table_equals_the_code() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ([0-9,]+) \| \S", section("Limits"), re.MULTILINE)
+    documented = {name: int(value.replace(",", "")) for name, value in rows}
+    assert documented == {name: value for name, value in vars(limits).items() if name.isupper()}
+
+
+def test_reserved_kinds_are_documented_and_refused() -> None:
+    assert set(re.findall(r"^- `([a-z-]+)`: ", section("Reserved kinds"), re.MULTILINE)) == RESERVED
+    for kind in RESERVED:
+        with pytest.raises(InputError, match="reserved for a later version"):
+            parse_record(f"rblstore/{kind}/1\n{{}}".encode())
