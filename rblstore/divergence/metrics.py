@@ -1,0 +1,303 @@
+"""KL, JS and entropy over full next-token distributions: pure functions of tensors (arXiv 2603.02934, Measures).
+
+Everything is computed in float64, block by block, so that the memory needed beside the inputs stays near eight
+megabytes whatever the number of positions and the size of the vocabulary.
+
+Both divergences are summed in forms whose terms are all non-negative, so that small values keep their digits. With
+``d = log q - log p``, ``u = |d|``, ``e = expm1(-u)`` and ``r = max(p, q)``:
+
+- KL(p || q) = sum of ``p (expm1(d) - d)``, since the terms ``p expm1(d) = q - p`` add up to nothing. Such a term is
+  ``r (e + u)`` where q < p and ``-r (e + (1 + e) u)`` elsewhere.
+- JS(p, q) = -1/2 sum of ``r ((2 + e) log1p(e / 2) + (1 + e) u)``.
+
+A sum that rounding leaves below 0 (or JS above ln 2) is set to that bound, and nothing else is clamped. Equal inputs
+give exact zeros. A logit of -inf is a probability of 0: ``0 log 0`` counts as 0; a token that the reference allows and
+the other forbids makes KL infinite, while JS stays finite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from rblstore.divergence.verdict import recovery_fidelity
+from rblstore.errors import ConflictError, InputError
+
+__all__ = [
+    "DivergenceSum",
+    "NanOutputError",
+    "PositionDivergences",
+    "PositionsMismatchError",
+    "VocabularyMismatchError",
+    "divergences",
+    "entropy",
+    "js_divergence",
+    "kl_divergence",
+    "recovery_fidelity",
+]
+
+# Elements of one block. 128 Ki float64 values are 1 MiB a buffer: small enough for the cache, large enough that torch
+# spreads one operation over several threads.
+_BLOCK: Final = 1 << 17
+# Beyond this, differences of logits could overflow; -inf lies beyond it too.
+_EXTREME: Final = 1e300
+
+
+class NanOutputError(InputError):
+    """A model's output holds NaN or infinity where a distribution is needed."""
+
+    code = "nan_output"
+
+
+class VocabularyMismatchError(ConflictError):
+    """Two outputs are distributions over vocabularies of different sizes."""
+
+    code = "vocabulary_mismatch"
+
+
+class PositionsMismatchError(ConflictError):
+    """Two outputs do not have the same number of positions, or are not (positions, vocabulary) at all."""
+
+    code = "positions_mismatch"
+
+
+@dataclass(frozen=True)
+class DivergenceSum:
+    """Sums of KL and JS over some items, which add up over blocks of positions, prompts or machines.
+
+    Attributes:
+        kl: Sum of KL, nats.
+        js: Sum of JS, nats.
+        count: How many items were summed.
+    """
+
+    kl: float
+    js: float
+    count: int
+
+    def __add__(self, other: DivergenceSum) -> DivergenceSum:
+        """The sums over both sets of items."""
+        return DivergenceSum(self.kl + other.kl, self.js + other.js, self.count + other.count)
+
+    def mean(self) -> tuple[float, float]:
+        """Mean KL and mean JS, nats; NaN over no items."""
+        if self.count == 0:
+            return math.nan, math.nan
+        return self.kl / self.count, self.js / self.count
+
+
+@dataclass(frozen=True, eq=False)
+class PositionDivergences:
+    """The divergences of one pair of outputs, position by position.
+
+    Attributes:
+        kl: (positions,) float64, KL(reference || other) in nats.
+        js: (positions,) float64, nats.
+    """
+
+    kl: torch.Tensor
+    js: torch.Tensor
+
+    def sum(self) -> DivergenceSum:
+        """The sums over the positions."""
+        return DivergenceSum(math.fsum(self.kl.tolist()), math.fsum(self.js.tolist()), len(self.kl))
+
+
+def kl_divergence(reference_logits: torch.Tensor, other_logits: torch.Tensor) -> torch.Tensor:
+    """KL(reference || other) of each position's distribution over the vocabulary, in nats.
+
+    Args:
+        reference_logits: (positions, vocabulary), any float dtype.
+        other_logits: The same shape, any float dtype.
+
+    Returns:
+        (positions,) float64; infinite where the other forbids a token that the reference allows.
+
+    Raises:
+        VocabularyMismatchError, PositionsMismatchError: The shapes differ.
+        NanOutputError: A row holds NaN, +inf or nothing but -inf.
+    """
+    return divergences(reference_logits, other_logits).kl
+
+
+def js_divergence(reference_logits: torch.Tensor, other_logits: torch.Tensor) -> torch.Tensor:
+    """The Jensen-Shannon divergence of each position, in nats: symmetric, at most ln 2.
+
+    Args:
+        reference_logits: (positions, vocabulary), any float dtype.
+        other_logits: The same shape, any float dtype.
+
+    Returns:
+        (positions,) float64.
+
+    Raises:
+        VocabularyMismatchError, PositionsMismatchError: The shapes differ.
+        NanOutputError: A row holds NaN, +inf or nothing but -inf.
+    """
+    return divergences(reference_logits, other_logits).js
+
+
+def divergences(reference: torch.Tensor, other: torch.Tensor) -> PositionDivergences:
+    """KL and JS of each position in one pass over the values.
+
+    Args:
+        reference: Logits (positions, vocabulary), any float dtype.
+        other: Logits of the same shape, any float dtype, on any device.
+
+    Raises:
+        VocabularyMismatchError, PositionsMismatchError: The shapes differ.
+        NanOutputError: A row holds NaN, +inf or nothing but -inf; the message names side and position.
+    """
+    _check_pair(reference, other)
+    positions, vocabulary = reference.shape
+    device = _float64_device(reference)
+    kl = torch.zeros(positions, dtype=torch.float64, device=device)
+    js = torch.zeros_like(kl)
+    with torch.no_grad():
+        for rows, columns in _blocks(positions, vocabulary):
+            ours, theirs = reference[rows], other[rows]
+            low_ours, norm_ours = _normalizer(ours, columns, device, "reference", rows.start)
+            low_theirs, norm_theirs = _normalizer(theirs, columns, device, "other", rows.start)
+            workspace = _Workspace(len(ours), columns[0].stop - columns[0].start, device)
+            extreme = not min(low_ours, low_theirs) > -_EXTREME
+            for column in columns:
+                block = workspace.narrowed(column.stop - column.start)
+                terms = block.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, extreme=extreme)
+                kl[rows] += terms.kl
+                js[rows] += terms.js
+    # Adding 0 turns the -0 of equal inputs into 0.
+    return PositionDivergences(kl.clamp_(min=0.0).add_(0.0), js.clamp_(min=0.0, max=math.log(2.0)).add_(0.0))
+
+
+def entropy(logits: torch.Tensor) -> torch.Tensor:
+    """Shannon entropy of each position's distribution, in nats.
+
+    Args:
+        logits: (positions, vocabulary), any float dtype.
+
+    Returns:
+        (positions,) float64, from 0 to ln(vocabulary).
+
+    Raises:
+        PositionsMismatchError: Not two-dimensional.
+        NanOutputError: A row holds NaN, +inf or nothing but -inf.
+    """
+    _check_matrix(logits)
+    positions, vocabulary = logits.shape
+    device = _float64_device(logits)
+    total = torch.zeros(positions, dtype=torch.float64, device=device)
+    with torch.no_grad():
+        for rows, columns in _blocks(positions, vocabulary):
+            low, norm = _normalizer(logits[rows], columns, device, "output", rows.start)
+            for column in columns:
+                logs = logits[rows, column].to(device=device, dtype=torch.float64) - norm
+                if not low > -_EXTREME:
+                    logs.clamp_(min=-_EXTREME)
+                total[rows] -= logs.exp().mul_(logs).sum(dim=1)
+    return total.clamp_(min=0.0)
+
+
+def _float64_device(tensor: torch.Tensor) -> torch.device:
+    # Other accelerators may have no float64 at all; their blocks are copied to the host.
+    return tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
+
+
+def _check_matrix(logits: torch.Tensor) -> None:
+    if logits.ndim != 2:
+        raise PositionsMismatchError(f"an output of shape {tuple(logits.shape)} is not (positions, vocabulary)")
+    if logits.shape[1] == 0:
+        raise NanOutputError("the output has a vocabulary of size 0 and so is not a distribution")
+
+
+def _check_pair(reference: torch.Tensor, other: torch.Tensor) -> None:
+    _check_matrix(reference)
+    _check_matrix(other)
+    if reference.shape[1] != other.shape[1]:
+        raise VocabularyMismatchError(
+            f"the reference's vocabulary has {reference.shape[1]} entries, the other's {other.shape[1]}",
+            hint="Divergences are defined over one vocabulary; compare models with the same tokenizer and head.",
+        )
+    if reference.shape[0] != other.shape[0]:
+        raise PositionsMismatchError(
+            f"the reference has {reference.shape[0]} positions, the other {other.shape[0]}",
+            hint="Measure both under the same probe.",
+        )
+
+
+def _blocks(positions: int, vocabulary: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Row blocks, each with the vocabulary blocks that it is worked through in."""
+    width = min(vocabulary, _BLOCK)
+    columns = [slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width)]
+    height = max(1, _BLOCK // width)
+    for start in range(0, positions, height):
+        yield slice(start, min(start + height, positions)), columns
+
+
+def _normalizer(
+    logits: torch.Tensor, columns: list[slice], device: torch.device, side: str, first: int
+) -> tuple[float, torch.Tensor]:
+    """The smallest logit of these rows, and log(sum(exp(logits))) of each row as (rows, 1) float64."""
+    low, high = torch.aminmax(logits, dim=1, keepdim=True)
+    finite = torch.isfinite(high)
+    if not bool(finite.all()):
+        row = first + int((~finite[:, 0]).nonzero()[0, 0])
+        raise NanOutputError(
+            f"the {side}'s logits at position {row} are no distribution: NaN, +inf or nothing but -inf",
+            object=f"position {row}",
+            hint="Look for NaN or overflowing weights; a wider dtype may help.",
+        )
+    peak = high.to(device=device, dtype=torch.float64)
+    total = torch.zeros_like(peak)
+    for column in columns:
+        block = logits[:, column].to(device=device, dtype=torch.float64, copy=True)
+        total += block.sub_(peak).exp_().sum(dim=1, keepdim=True)
+    return float(low.min()), total.log_().add_(peak)
+
+
+class _Workspace:
+    """The float64 buffers of one block, used again for every block of the same rows."""
+
+    def __init__(self, rows: int, width: int, device: torch.device) -> None:
+        self._buffers = [torch.empty((rows, width), dtype=torch.float64, device=device) for _ in range(6)]
+
+    def narrowed(self, width: int) -> _Workspace:
+        """The same buffers, no wider than this."""
+        narrow = object.__new__(_Workspace)
+        narrow._buffers = [buffer[:, :width] for buffer in self._buffers]
+        return narrow
+
+    def terms(
+        self,
+        ours: torch.Tensor,
+        theirs: torch.Tensor,
+        norm_ours: torch.Tensor,
+        norm_theirs: torch.Tensor,
+        *,
+        extreme: bool,
+    ) -> PositionDivergences:
+        """What these columns add to the divergences of their rows; ``extreme`` where a logit may be -inf."""
+        log_p, log_q, u, e, mixed, h = self._buffers
+        log_p.copy_(ours).sub_(norm_ours)
+        log_q.copy_(theirs).sub_(norm_theirs)
+        torch.sub(log_q, log_p, out=u)
+        forbidden = None
+        if extreme:
+            # Both -inf gives NaN, which counts as 0; one of them gives an infinity, which must not meet a factor of 0.
+            u.nan_to_num_(nan=0.0, posinf=_EXTREME, neginf=-_EXTREME)
+            forbidden = ((log_p > -math.inf) & (log_q == -math.inf)).any(dim=1)
+        falls = u < 0
+        u.abs_()
+        r = torch.maximum(log_p, log_q, out=log_p).exp_()
+        torch.neg(u, out=e).expm1_()
+        torch.addcmul(u, e, u, out=h)
+        log_mixed = torch.mul(e, 0.5, out=log_q).log1p_()
+        torch.mul(e, log_mixed, out=mixed).add_(log_mixed, alpha=2.0).add_(h)
+        js = mixed.mul_(r).sum(dim=1).mul_(-0.5)
+        rising = h.add_(e).neg_()
+        torch.where(falls, u.add_(e), rising, out=e)
+        kl = e.mul_(r).sum(dim=1)
+        return PositionDivergences(kl if forbidden is None else kl.masked_fill_(forbidden, math.inf), js)
