@@ -1,0 +1,177 @@
+"""Loads a Hugging Face directory, and adapters beside it, into memory: local files only, safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rblstore.checkpoints.attaching import (
+    LIBRARY_ERRORS,
+    SEED,
+    AttachSpec,
+    LoadMismatchError,
+    UnattachableError,
+    adapter_shapes,
+    attach_adapters,
+    read_adapter_config,
+)
+from rblstore.checkpoints.model_class import (
+    UnloadableModelError,
+    architecture,
+    architecture_for_task,
+    class_named,
+    read_config,
+)
+from rblstore.checkpoints.quiet import quiet
+
+__all__ = ["AttachSpec", "LoadMismatchError", "UnattachableError", "UnloadableModelError", "load_directory"]
+
+_LABELLED_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
+
+
+def load_directory(
+    directory: Path,
+    adapters: Sequence[AttachSpec] = (),
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    attn_implementation: str | None = None,
+) -> Any:
+    """The model of a directory with adapters attached, as transformers and PEFT load them.
+
+    The class is the config's own where transformers itself has it. Where an adapter's task needs a head that this class
+    lacks, the class with that head is used and the head starts from a fixed seed, for the adapter to fill.
+
+    Args:
+        directory: A Hugging Face directory with ``config.json`` and safetensors weights.
+        adapters: What to attach, in order.
+        dtype: Of the model's own weights; None for the dtype that is stored.
+        device: Where to put the model.
+        attn_implementation: ``eager``, ``sdpa`` and so on; None for transformers' choice.
+
+    Returns:
+        A transformers model in evaluation mode, or a PEFT model around it where adapters were given.
+
+    Raises:
+        UnloadableModelError: No class of transformers' own fits, or the config reaches outside the directory.
+        LoadMismatchError: Weights are missing, left over or of another shape.
+        UnattachableError: An adapter cannot be attached.
+    """
+    config = read_config(directory)
+    name, labels = architecture(config), None
+    switched_by: str | None = None
+    for spec in adapters:
+        task = read_adapter_config(spec.directory).get("task_type")
+        shapes = adapter_shapes(spec.directory)
+        wanted = architecture_for_task(config, task if isinstance(task, str) else None, shapes)
+        if wanted == architecture(config):
+            continue
+        if switched_by is not None and wanted != name:
+            raise UnattachableError(
+                f"the behaviors {switched_by!r} and {spec.name!r} need different heads ({name}, {wanted})",
+                object=spec.name,
+            )
+        name, switched_by = wanted, spec.name
+        labels = labels or next((shape[0] for key, shape in shapes.items() if _is_labelled(key, shape)), None)
+    model = _load_plain(
+        directory,
+        name,
+        switched=switched_by is not None,
+        labels=labels,
+        dtype=dtype,
+        device=device,
+        attn_implementation=attn_implementation,
+    )
+    return attach_adapters(model, adapters)
+
+
+def _is_labelled(key: str, shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and any(key.endswith(f".{head}") for head in _LABELLED_HEADS)
+
+
+def _load_plain(
+    directory: Path,
+    name: str,
+    *,
+    switched: bool,
+    labels: int | None,
+    dtype: torch.dtype | None,
+    device: str,
+    attn_implementation: str | None,
+) -> Any:
+    from transformers import AutoConfig
+
+    kind = class_named(name)
+    extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
+    try:
+        # Weights that the class adds (another head) are drawn at random: always the same ones, and from no one's generator.
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(SEED)
+            config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+            if labels is not None:
+                config.num_labels = labels
+            model, report = kind.from_pretrained(
+                str(directory),
+                config=config,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **{_dtype_argument(): "auto" if dtype is None else dtype},
+                **extra,
+            )
+    except LIBRARY_ERRORS as error:
+        raise LoadMismatchError(
+            f"{directory.name} cannot be loaded as {name}: {error}", object=str(directory)
+        ) from error
+    _check_report(directory.name, kind, report, switched=switched)
+    return model.to(device)
+
+
+def _dtype_argument() -> str:
+    import transformers
+
+    major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
+    return "dtype" if (major, minor) >= (4, 56) else "torch_dtype"
+
+
+def _check_report(where: str, kind: Any, report: dict[str, Any], *, switched: bool) -> None:
+    """Refuses what transformers only warns about."""
+    missing = sorted(map(str, report.get("missing_keys", ())))
+    unexpected = sorted(map(str, report.get("unexpected_keys", ())))
+    wrong = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report.get("mismatched_keys", ()))
+    errors = [str(error) for error in report.get("error_msgs", ())]
+    if switched:
+        # The head that the config names is left over, and the one that the task needs is new. The body must match.
+        prefix = f"{kind.base_model_prefix}."
+        missing = [key for key in missing if key.startswith(prefix) and not _is_pooler(key)]
+        unexpected = []
+    if missing or unexpected or wrong or errors:
+        raise LoadMismatchError(
+            f"{where} does not fit {kind.__name__}: "
+            + "; ".join(
+                f"{label} {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+                for label, names in _labelled(missing, unexpected, wrong, errors)
+            ),
+            object=where,
+            hint="config.json and the weights are not of one model.",
+        )
+
+
+def _is_pooler(key: str) -> bool:
+    return ".pooler." in f".{key}"
+
+
+def _labelled(
+    missing: Iterable[str], unexpected: Iterable[str], wrong: Iterable[str], errors: Iterable[str]
+) -> list[tuple[str, list[str]]]:
+    found = [
+        ("missing", list(missing)),
+        ("left over", list(unexpected)),
+        ("of another shape", list(wrong)),
+        ("errors", list(errors)),
+    ]
+    return [(label, names) for label, names in found if names]
