@@ -1,0 +1,151 @@
+"""The catalog as a whole: creating it, opening it, and its transactions."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from typing_extensions import Self
+
+from rblstore.catalog.engine import (
+    BUSY_TIMEOUT_SECONDS,
+    CatalogBusyError,
+    CatalogDamagedError,
+    CatalogFailedError,
+    open_engine,
+    transaction,
+    translating,
+)
+from rblstore.catalog.reader import CatalogReader
+from rblstore.catalog.schema_history import check_schema, create_schema
+from rblstore.catalog.writer import CatalogWriter
+from rblstore.errors import ConflictError
+
+
+class CatalogExistsError(ConflictError):
+    """A file is already where a catalog was to be created."""
+
+    code = "catalog_exists"
+
+
+class Catalog:
+    """The index of one repository. It may be shared between threads; its readers and writers may not.
+
+    Use :meth:`create` or :meth:`open`.
+    """
+
+    def __init__(self, path: Path, busy_timeout: float) -> None:
+        self.path = path
+        self._name = str(path)
+        self._engine = open_engine(path, busy_timeout)
+        self._thread = threading.local()
+
+    @classmethod
+    def create(cls, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> Catalog:
+        """Creates an empty catalog; a failure leaves no file behind.
+
+        Args:
+            path: Where; nothing may be there.
+            busy_timeout: Seconds to wait for another process.
+
+        Raises:
+            CatalogExistsError: A file is there.
+            CatalogFailedError: The system refused.
+        """
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except FileExistsError as error:
+            raise CatalogExistsError("a catalog is already there", object=str(path)) from error
+        except OSError as error:
+            raise CatalogFailedError(
+                f"the catalog could not be created: {error.strerror or error}",
+                object=str(path),
+                hint="Check free space and permissions.",
+            ) from error
+        catalog = cls(path, busy_timeout)
+        try:
+            with translating(catalog._name), transaction(catalog._engine, catalog._name, write=True) as connection:
+                create_schema(connection)
+        except BaseException:
+            catalog.close()
+            path.unlink(missing_ok=True)
+            raise
+        return catalog
+
+    @classmethod
+    def open(cls, path: Path, *, busy_timeout: float = BUSY_TIMEOUT_SECONDS) -> Catalog:
+        """Opens a catalog, and checks that this version made it. Nothing is migrated.
+
+        Args:
+            path: The file.
+            busy_timeout: Seconds to wait for another process.
+
+        Raises:
+            CatalogDamagedError: The file is missing or is no catalog.
+            CatalogVersionError: An older or newer rblstore made it.
+            CatalogBusyError: Another process held it for too long.
+        """
+        if not path.is_file():
+            raise CatalogDamagedError("the catalog is missing", object=str(path))
+        catalog = cls(path, busy_timeout)
+        with transaction(catalog._engine, catalog._name, write=False) as connection:
+            check_schema(connection, catalog._name)
+        return catalog
+
+    def close(self) -> None:
+        """Releases what the catalog holds. Closing again does nothing."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @contextmanager
+    def read(self) -> Iterator[CatalogReader]:
+        """One consistent snapshot; keep it short, since a writer cannot finish while it is open.
+
+        Raises:
+            CatalogBusyError: Another process was finishing a commit for longer than the busy timeout.
+        """
+        with transaction(self._engine, self._name, write=False) as connection:
+            self._thread.reads = getattr(self._thread, "reads", 0) + 1
+            try:
+                yield CatalogReader(connection, self._name)
+            finally:
+                self._thread.reads -= 1
+
+    @contextmanager
+    def write(self) -> Iterator[CatalogWriter]:
+        """One write transaction: committed where the block ends without an exception, else rolled back.
+
+        Raises:
+            CatalogBusyError: Another process held the catalog for longer than the busy timeout; nothing was changed.
+            CommitOutcomeUnknownError: COMMIT failed; open the catalog again and look.
+        """
+        if getattr(self._thread, "reads", 0):
+            # It would wait for itself at COMMIT until the busy timeout is over.
+            raise CatalogBusyError("this thread still reads the catalog that it is about to write", object=self._name)
+        with transaction(self._engine, self._name, write=True) as connection:
+            yield CatalogWriter(connection, self._name)
+
+    def integrity_problems(self, limit: int = 100) -> list[str]:
+        """What SQLite's own checks find wrong with the file: its pages and indexes, and rows that refer to nothing.
+
+        Args:
+            limit: About how many to report.
+        """
+        with transaction(self._engine, self._name, write=False) as connection, translating(self._name):
+            problems = [str(row[0]) for row in connection.exec_driver_sql(f"PRAGMA integrity_check({int(limit)})")]
+            if problems == ["ok"]:
+                problems = []
+            for row in connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(limit):
+                problems.append(f"a row of {row[0]!r} refers to nothing in {row[2]!r}")
+        return problems
