@@ -1,13 +1,16 @@
 """The one place through which bytes of a repository become durable.
 
-Order (docs/format.md, Write order): exclusive create in ``tmp/``, write, compare the size, fsync, mode 0444, rename, fsync the
-directory. An fsync that fails is final: the descriptor is closed and never trusted again.
+Order (docs/format.md, Write order): exclusive create in ``tmp/``, write, compare the size, fsync, mode 0444, rename,
+fsync the directory. An fsync that fails is final: the descriptor is closed and never trusted again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from rblstore.errors import RblError
@@ -43,6 +46,29 @@ def fsync_directory(path: Path) -> None:
         raise _failed("making a directory durable", path, error) from error
 
 
+def _make_folders(folder: Path) -> list[Path]:
+    """Makes a folder and its parents; returns those whose entries must be made durable, innermost first."""
+    changed = [folder]
+    for parent in folder.parents:
+        if (parent / folder.name).is_dir():
+            break
+        changed.append(parent)
+        folder = parent
+    changed[0].mkdir(parents=True, exist_ok=True)
+    return changed
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a regular file is there; raises OSError where something else is."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EEXIST, "something that is not a regular file is in the way")
+    return True
+
+
 class StagedFile:
     """A new file in a temporary folder that is published whole or not at all.
 
@@ -75,12 +101,14 @@ class StagedFile:
             raise _failed("writing", self.path, error) from error
 
     def truncate(self, size: int) -> None:
-        """Drops everything from an offset on.
+        """Drops everything from an offset on, which is at most ``size``.
 
         Raises:
             WriteError: The system refused; the file is discarded.
         """
         try:
+            if not 0 <= size <= self.size:
+                raise OSError(errno.EINVAL, f"{self.size} bytes cannot become {size}")
             os.ftruncate(self._descriptor, size)
             os.lseek(self._descriptor, size, os.SEEK_SET)
         except OSError as error:
@@ -99,35 +127,41 @@ class StagedFile:
             False where the destination existed and stayed.
 
         Raises:
-            WriteError: The system refused; the file is discarded, the destination is as it was.
+            WriteError: The system refused; the destination is as it was, unless only the directory could not be made
+                durable: then the file may be there, whole, now or after a power cut.
         """
         try:
             if os.fstat(self._descriptor).st_size != self.size:
-                raise OSError(0, "the file is not as long as what was written to it")
+                raise OSError(errno.EIO, "the file is not as long as what was written to it")
             os.fsync(self._descriptor)
             os.fchmod(self._descriptor, 0o644 if replace else 0o444)
-            new_parent = not destination.parent.exists()
-            destination.parent.mkdir(parents=True, exist_ok=True)
-            if not replace and destination.exists():
-                self.discard()
-                return False
-            os.rename(self.path, destination)
+            folders = _make_folders(destination.parent)
+            present = not replace and _is_file(destination)
+            if not present:
+                self.path.rename(destination)
         except OSError as error:
             self.discard()
             raise _failed("publishing", destination, error) from error
-        os.close(self._descriptor)
-        self._descriptor = -1
-        fsync_directory(destination.parent)
-        if new_parent:
-            fsync_directory(destination.parent.parent)
-        return True
+        if present:
+            self.discard()
+        else:
+            self._close()
+        # Also where the file was there already: whoever put it there may have died before this step.
+        for folder in folders:
+            fsync_directory(folder)
+        return not present
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        with contextlib.suppress(OSError):  # what matters was said by fsync
+            os.close(descriptor)
 
     def discard(self) -> None:
         """Closes and removes the file; does nothing once published or discarded."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-            self.path.unlink(missing_ok=True)
+            self._close()
+            with contextlib.suppress(OSError):  # what stays in tmp/ is never read, and gc collects it
+                self.path.unlink(missing_ok=True)
 
 
 def write_file(path: Path, data: bytes, temporary: Path) -> None:
@@ -141,26 +175,31 @@ def write_file(path: Path, data: bytes, temporary: Path) -> None:
     staged.publish(path, replace=True)
 
 
-def append(descriptor: int, data: bytes, path: Path) -> None:
-    """Appends bytes to an open file and makes them durable.
+def append(descriptor: int, data: bytes, path: Path, *, keep: int | None = None) -> None:
+    """Appends bytes to an open file and makes them durable with one fsync.
 
     Args:
         descriptor: Opened with O_APPEND; the caller holds the file's lock and closes it on an error.
         data: What to append.
         path: The file's name, for messages.
+        keep: How much of the file stays; what lies beyond (a torn tail) is cut first. None for all of it.
 
     Raises:
         WriteError: The system refused; what was written is undone where the system lets it.
     """
-    before = os.fstat(descriptor).st_size
+    try:
+        before = os.fstat(descriptor).st_size
+        if keep is not None and keep < before:
+            os.ftruncate(descriptor, keep)
+            before = keep
+    except OSError as error:
+        raise _failed("appending", path, error) from error
     view = memoryview(data)
     try:
         while view:
             view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
     except OSError as error:
-        try:
+        with contextlib.suppress(OSError):
             os.ftruncate(descriptor, before)
-        except OSError as second:
-            raise _failed("appending", path, error) from second
         raise _failed("appending", path, error) from error
