@@ -15,8 +15,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*(/[A-Za-z0-9][A-Za-z0-9._+-]*)*")
 
 
+def _shown(path: str) -> str:
+    # A terminal must not be steered by a name: escape what it would not print.
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path[:200])
+
+
 def _refuse(path: str, why: str) -> InputError:
-    shown = path.encode("unicode_escape").decode()[:200]
+    shown = _shown(path)
     return InputError(f"the path '{shown}' {why}", object=shown, hint="Rename the file and try again.")
 
 
@@ -75,18 +80,18 @@ def check_paths(paths: Iterable[str]) -> None:
         check_path(path)
         key = _folded(path)
         if key in seen:
-            raise _refuse(path, f"collides with '{seen[key]}' where case or accents are folded")
+            raise _refuse(path, f"collides with '{_shown(seen[key])}' where case or accents are folded")
         if key in folders:
-            raise _refuse(path, f"collides with the folder of '{folders[key]}'")
+            raise _refuse(path, f"collides with the folder of '{_shown(folders[key])}'")
         parts = key.split("/")
         spelled = path.split("/")
         for end in range(1, len(parts)):
             prefix = "/".join(parts[:end])
             if prefix in seen:
-                raise _refuse(path, f"lies under '{seen[prefix]}', which is a file")
+                raise _refuse(path, f"lies under '{_shown(seen[prefix])}', which is a file")
             other = folders.setdefault(prefix, path)
             if other.split("/")[:end] != spelled[:end]:
-                raise _refuse(path, f"spells a folder of '{other}' in another way")
+                raise _refuse(path, f"spells a folder of '{_shown(other)}' in another way")
         seen[key] = path
 
 
