@@ -1,0 +1,202 @@
+"""What the files beside the weights say about them: licences, sources, datasets. Claims, which nobody here believes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from rblstore.errors import InputError
+from rblstore.objects import limits
+from rblstore.objects.canonical import decode_json
+from rblstore.objects.evidence_records import Claim
+from rblstore.objects.fields import check_text
+
+if TYPE_CHECKING:
+    import yaml
+
+Card: TypeAlias = "str | list[Card] | dict[str, Card] | None"
+Reader: TypeAlias = Callable[[], bytes]
+
+FRONT_MATTER_BYTES: Final = 256 << 10
+_FRONT_MATTER: Final = re.compile(
+    r"\A\ufeff?\s{0,16}---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
+)
+_LICENSE_FILE: Final = re.compile(r"(licen[sc]e|notice|copying|use_policy)([._-].*)?", re.IGNORECASE)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_MAX_CLAIMS: Final = 1000
+_MAX_DEPTH: Final = 32
+_NULLS: Final = ("", "~", "null", "Null", "NULL")
+
+# Member of the front matter: key of the claim.
+_CARD_KEYS: Final = {
+    "license": "license",
+    "license_name": "license_name",
+    "license_link": "license_link",
+    "base_model": "base_model",
+    "base_model_relation": "base_model_relation",
+    "datasets": "dataset",
+    "language": "language",
+}
+
+
+class _CardError(Exception):
+    """The front matter is not something to read claims from."""
+
+
+def _front_matter(text: str) -> str | None:
+    match = _FRONT_MATTER.match(text)
+    if match is None:
+        return None
+    if len(match.group(1)) > FRONT_MATTER_BYTES:
+        raise _CardError(f"its front matter is longer than {FRONT_MATTER_BYTES} characters")
+    return match.group(1)
+
+
+def _events(text: str) -> Iterator[yaml.Event]:
+    import yaml
+
+    # Events only: nothing is constructed, so no tag, date or alias of the document's choosing means anything.
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        yield from yaml.parse(text, Loader=loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise _CardError("its front matter is not valid YAML") from error
+
+
+def _value(event: yaml.Event, events: Iterator[yaml.Event], depth: int) -> Card:
+    import yaml
+
+    if depth > _MAX_DEPTH:
+        raise _CardError(f"its front matter is nested deeper than {_MAX_DEPTH}")
+    if isinstance(event, yaml.AliasEvent):
+        raise _CardError("its front matter uses YAML aliases")
+    if isinstance(event, yaml.ScalarEvent):
+        # Every scalar stays text: 'license: no' is not False here, and 1.10 not 1.1.
+        return None if not event.style and event.value in _NULLS else str(event.value)
+    if isinstance(event, yaml.SequenceStartEvent):
+        items: list[Card] = []
+        while not isinstance(following := next(events), yaml.SequenceEndEvent):
+            items.append(_value(following, events, depth + 1))
+        return items
+    members: dict[str, Card] = {}
+    while not isinstance(following := next(events), yaml.MappingEndEvent):
+        key = _value(following, events, depth + 1)
+        value = _value(next(events), events, depth + 1)
+        if not isinstance(key, str):
+            continue
+        if key in members:
+            raise _CardError(f"its front matter has the key {key[:80]!r} twice")
+        members[key] = value
+    return members
+
+
+def _parse_card(text: str) -> dict[str, Card]:
+    import yaml
+
+    matter = _front_matter(text)
+    if matter is None:
+        return {}
+    events = _events(matter)
+    try:
+        for event in events:
+            if isinstance(event, (yaml.ScalarEvent, yaml.SequenceStartEvent, yaml.MappingStartEvent, yaml.AliasEvent)):
+                card = _value(event, events, 0)
+                return card if isinstance(card, dict) else {}
+    except StopIteration as error:  # the parser ends every collection that it begins; a defect of its would end here
+        raise _CardError("its front matter is not valid YAML") from error
+    return {}
+
+
+class _Gathering:
+    """Claims and warnings as they are found."""
+
+    def __init__(self) -> None:
+        self.claims: set[Claim] = set()
+        self.warnings: list[str] = []
+
+    def warn(self, origin: str, why: str) -> None:
+        self.warnings.append(f"{origin}: {why}; nothing that it says is recorded")
+
+    def claim(self, key: str, value: Any, origin: str) -> None:
+        """Adds a claim for a text, one for each text of a list, none for anything else."""
+        if isinstance(value, list):
+            for item in value:
+                if not isinstance(item, list):
+                    self.claim(key, item, origin)
+            return
+        if not isinstance(value, str) or not (text := value.strip()):
+            return
+        try:
+            check_text(text, key)
+        except InputError as error:
+            self.warnings.append(f"{origin}: {error.message}; it is not recorded")
+            return
+        if _CONTROL.search(text):
+            self.warnings.append(f"{origin}: {key} has control characters; it is not recorded")
+        elif len(self.claims) < _MAX_CLAIMS:
+            self.claims.add(Claim(key, text, origin))
+        elif (warning := f"{origin}: more than {_MAX_CLAIMS} claims; the rest are not recorded") not in self.warnings:
+            self.warnings.append(warning)
+
+    def content(self, path: str, read: Reader) -> bytes | None:
+        """A file's bytes, or None with a warning where it is too long."""
+        data = read()
+        if len(data) > limits.MODEL_CARD_BYTES:
+            self.warn(path, f"longer than {limits.MODEL_CARD_BYTES} bytes")
+            return None
+        return data
+
+    def card(self, path: str, data: bytes) -> None:
+        try:
+            card = _parse_card(data.decode("utf-8"))
+        except UnicodeDecodeError:
+            self.warn(path, "it is not UTF-8")
+        except _CardError as error:
+            self.warn(path, str(error))
+        else:
+            for member, key in _CARD_KEYS.items():
+                self.claim(key, card.get(member), path)
+
+    def json(self, path: str, data: bytes) -> dict[str, Any]:
+        try:
+            value = decode_json(data, what=path, max_bytes=limits.MODEL_CARD_BYTES)
+        except InputError as error:
+            self.warnings.append(f"{error.message}; nothing that it says is recorded")
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    def file(self, path: str, read: Reader) -> None:
+        name = path.rsplit("/", 1)[-1]
+        if path == "README.md" and (data := self.content(path, read)) is not None:
+            self.card(path, data)
+        elif path == "config.json" and (data := self.content(path, read)) is not None:
+            self.claim("name", self.json(path, data).get("_name_or_path"), path)
+        elif path == "adapter_config.json" and (data := self.content(path, read)) is not None:
+            config = self.json(path, data)
+            base, revision = config.get("base_model_name_or_path"), config.get("revision")
+            if isinstance(base, str) and base.strip():
+                pinned = f"@{revision.strip()}" if isinstance(revision, str) and revision.strip() else ""
+                self.claim("base_model", base.strip() + pinned, path)
+        elif _LICENSE_FILE.fullmatch(name) and (data := self.content(path, read)) is not None:
+            self.claim("license_file", f"{path} sha256:{hashlib.sha256(data).hexdigest()}", path)
+
+
+def claims_from_files(files: Mapping[str, Callable[[], bytes]]) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
+    """What a model's own files say about it.
+
+    Read are README.md's front matter, ``_name_or_path`` of config.json, the base named by adapter_config.json, and which
+    licence and notice files there are. Hostile content gives a warning and no claims; it never raises.
+
+    Args:
+        files: Relative path to a function that gives the file's bytes. Only those of the files above are called, and
+            they need not give more than ``limits.MODEL_CARD_BYTES + 1`` bytes: a longer file is passed over.
+
+    Returns:
+        Claims, sorted and none repeated, each with the file's path as its origin; and warnings.
+    """
+    gathering = _Gathering()
+    for path in sorted(files):
+        gathering.file(path, files[path])
+    return tuple(sorted(gathering.claims)), tuple(gathering.warnings)
