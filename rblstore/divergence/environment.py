@@ -89,17 +89,17 @@ def _batch_plan(probe: Probe) -> str:
     return sha256_hex(encode_json(plan))
 
 
+def _precision(backend: Any) -> str | None:
+    precision = getattr(backend, "fp32_precision", None)
+    return "ieee" if precision == "none" else precision
+
+
 def _matmul_precision() -> str:
     # Newer versions of torch keep one setting a backend, and refuse the older, common one once those were used.
-    found = []
-    for name, backend in (
-        ("cuda", torch.backends.cuda.matmul),
-        ("mkldnn", getattr(torch.backends.mkldnn, "matmul", None)),
-    ):
-        precision = getattr(backend, "fp32_precision", None)
-        if precision is not None:
-            found.append(f"{name}={'ieee' if precision == 'none' else precision}")
-    return " ".join(found) or str(torch.get_float32_matmul_precision())
+    backends = {"cuda": torch.backends.cuda.matmul, "mkldnn": getattr(torch.backends.mkldnn, "matmul", None)}
+    found = {name: _precision(backend) for name, backend in backends.items()}
+    settings = [f"{name}={precision}" for name, precision in found.items() if precision is not None]
+    return " ".join(settings) or str(torch.get_float32_matmul_precision())
 
 
 def _scaled_dot_product() -> str:
@@ -127,5 +127,6 @@ def _cuda(device: torch.device) -> dict[str, str]:
         "cudnn": str(torch.backends.cudnn.version()),
         "cudnn_benchmark": _flag(torch.backends.cudnn.benchmark),
         "cudnn_deterministic": _flag(torch.backends.cudnn.deterministic),
-        "cudnn_tf32": _flag(torch.backends.cudnn.allow_tf32),
+        "cudnn_precision": _precision(getattr(torch.backends.cudnn, "conv", None))
+        or f"tf32 {_flag(torch.backends.cudnn.allow_tf32)}",
     }

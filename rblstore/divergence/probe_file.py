@@ -161,14 +161,9 @@ def _tokens(value: Any, id: str, name: str) -> tuple[int, ...]:
 
 
 def _kind(value: Any) -> str:
-    kinds = {
-        type(None): "null",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        str: "text",
-        list: "an array",
-    }
+    if value is None:
+        return "null"
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "an array"}
     return kinds.get(type(value), "an object")
 
 

@@ -1,0 +1,206 @@
+"""Comparing outputs with those of a baseline: bits first, divergences where the bits differ.
+
+Equality is decided by digest, which proves that both divergences are zero without reading what is stored. Only prompts
+whose digests differ are read, and measured by KL and JS.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from rblstore.divergence.measure import (
+    BadValuesError,
+    PromptMeasurement,
+    tensor_from_bytes,
+    values_bytes,
+    values_digest,
+)
+from rblstore.divergence.metrics import NanOutputError, divergences
+from rblstore.errors import ConflictError
+from rblstore.objects.evidence_records import Output, PromptDivergence
+
+__all__ = ["BaselineMismatchError", "Comparison", "Reference", "compare", "compare_measurements"]
+
+Theirs = TypeVar("Theirs")
+
+
+class BaselineMismatchError(ConflictError):
+    """Two sets of outputs are not of the same prompts."""
+
+    code = "baseline_mismatch"
+
+
+class Reference(NamedTuple):
+    """The recorded output for one prompt, its values read only if they are needed.
+
+    Attributes:
+        id: The prompt's.
+        shape: (positions, width).
+        dtype: Element type, as safetensors names it.
+        digest: SHA-256 of the values' bytes.
+        read: Gives those bytes, verified.
+    """
+
+    id: str
+    shape: tuple[int, int]
+    dtype: str
+    digest: str
+    read: Callable[[], bytes | bytearray | memoryview]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far measured outputs are from a reference.
+
+    Attributes:
+        prompts: One each, in order; KL and JS are means over the prompt's positions.
+        kl: Mean over the prompts of KL(reference || measured), nats; None with a reason where it cannot be had.
+        js: The same with JS.
+        bit_equal: Whether every value is the same, bit for bit, with the same dtype and shape.
+        comparable: Whether every prompt's outputs are distributions over one vocabulary.
+        reason: Why ``kl`` or ``js`` is None, else None.
+    """
+
+    prompts: tuple[PromptDivergence, ...]
+    kl: float | None
+    js: float | None
+    bit_equal: bool
+    comparable: bool
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    divergence: PromptDivergence
+    comparable: bool
+    reason: str | None
+
+
+def compare(
+    reference: Iterable[Reference],
+    measured: Iterable[PromptMeasurement],
+    *,
+    output: Output | None = None,
+) -> Comparison:
+    """Compares measured outputs with recorded ones, prompt by prompt, both in the probe's order.
+
+    KL is infinite where the measured model gives no probability at all to a token that the reference allows. Records
+    hold finite numbers only, so KL is then None with that reason, and JS stays a number.
+
+    Args:
+        reference: The recorded outputs; plain tuples (id, shape, dtype, digest, read) will do.
+        measured: The measured outputs; taken one at a time, so a running measurement may be passed.
+        output: What the recorded values are, where known: ``logits`` or ``embedding``.
+
+    Raises:
+        BaselineMismatchError: Not the same prompts in the same order, or none at all.
+        BadValuesError: Recorded values are not as their record says; names the prompt.
+        NanOutputError: Outputs are no distributions; names the prompt.
+    """
+    outcomes = []
+    for (id, shape, dtype, digest, read), ours in _paired(reference, measured, lambda recorded: recorded[0]):
+        reason = _incomparable(tuple(shape), output or ours.output, ours)
+        like = (tuple(shape), dtype, output or ours.output) == (ours.shape, ours.dtype, ours.output)
+        if like and digest == values_digest(ours.values):
+            outcomes.append(_equal(ours))
+        elif reason is not None:
+            outcomes.append(_Outcome(PromptDivergence(id, None, None, bit_equal=False), False, reason))
+        else:
+            try:
+                theirs = tensor_from_bytes(read(), dtype, shape)
+            except BadValuesError as error:
+                raise BadValuesError(f"prompt {id!r}: {error.message}", object=id, hint=error.hint) from error
+            outcomes.append(_measured(theirs, ours))
+    return _comparison(outcomes)
+
+
+def compare_measurements(reference: Iterable[PromptMeasurement], measured: Iterable[PromptMeasurement]) -> Comparison:
+    """Compares two sets of outputs in memory, as :func:`compare` does with recorded ones.
+
+    Raises:
+        BaselineMismatchError: Not the same prompts in the same order, or none at all.
+        NanOutputError: Outputs are no distributions; names the prompt.
+    """
+    outcomes = []
+    for theirs, ours in _paired(reference, measured, lambda measurement: measurement.id):
+        reason = _incomparable(theirs.shape, theirs.output, ours)
+        like = (theirs.shape, theirs.dtype, theirs.output) == (ours.shape, ours.dtype, ours.output)
+        if like and values_bytes(theirs.values) == values_bytes(ours.values):
+            outcomes.append(_equal(ours))
+        elif reason is not None:
+            outcomes.append(_Outcome(PromptDivergence(ours.id, None, None, bit_equal=False), False, reason))
+        else:
+            outcomes.append(_measured(theirs.values, ours))
+    return _comparison(outcomes)
+
+
+def _paired(
+    reference: Iterable[Theirs], measured: Iterable[PromptMeasurement], id_of: Callable[[Theirs], str]
+) -> Iterator[tuple[Theirs, PromptMeasurement]]:
+    for theirs, ours in zip_longest(reference, measured):
+        named = "nothing" if theirs is None else repr(id_of(theirs))
+        found = "nothing" if ours is None else repr(ours.id)
+        if theirs is None or ours is None or named != found:
+            raise BaselineMismatchError(
+                f"the reference has {named} where the measurement has {found}: not the same prompts in the same order",
+                object=named if ours is None else ours.id,
+                hint="Measure under the probe that the baseline was recorded with.",
+            )
+        yield theirs, ours
+
+
+def _incomparable(shape: tuple[int, ...], output: Output, ours: PromptMeasurement) -> str | None:
+    """Why no divergence is defined between an output of this shape and kind and a measured one, or None."""
+    if output != ours.output:
+        return f"the reference gives {output}, the measured model {ours.output}"
+    if output == "embedding":
+        return "the output is an embedding, not a distribution"
+    if shape[1] != ours.shape[1]:
+        return f"the reference's vocabulary has {shape[1]} entries, the measured model's {ours.shape[1]}"
+    if shape[0] != ours.shape[0]:
+        return f"the reference has {shape[0]} positions, the measured model {ours.shape[0]}"
+    return None
+
+
+def _equal(ours: PromptMeasurement) -> _Outcome:
+    if ours.output == "embedding":
+        reason = "the output is an embedding, not a distribution"
+        return _Outcome(PromptDivergence(ours.id, None, None, bit_equal=True), False, reason)
+    return _Outcome(PromptDivergence(ours.id, 0.0, 0.0, bit_equal=True), True, None)
+
+
+def _measured(theirs: torch.Tensor, ours: PromptMeasurement) -> _Outcome:
+    try:
+        kl, js = divergences(theirs, ours.values).sum().mean()
+    except NanOutputError as error:
+        raise NanOutputError(f"prompt {ours.id!r}: {error.message}", object=ours.id, hint=error.hint) from error
+    if math.isfinite(kl):
+        return _Outcome(PromptDivergence(ours.id, kl, js, bit_equal=False), True, None)
+    reason = "KL is infinite: the measured model gives no probability to a token that the reference allows"
+    return _Outcome(PromptDivergence(ours.id, None, js, bit_equal=False), True, reason)
+
+
+def _comparison(outcomes: list[_Outcome]) -> Comparison:
+    if not outcomes:
+        raise BaselineMismatchError("there are no outputs to compare")
+    prompts = tuple(outcome.divergence for outcome in outcomes)
+    first = next((outcome for outcome in outcomes if outcome.reason is not None), None)
+    return Comparison(
+        prompts,
+        kl=_mean([prompt.kl for prompt in prompts]),
+        js=_mean([prompt.js for prompt in prompts]),
+        bit_equal=all(prompt.bit_equal for prompt in prompts),
+        comparable=all(outcome.comparable for outcome in outcomes),
+        reason=None if first is None else f"prompt {first.divergence.id!r}: {first.reason}",
+    )
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if len(known) == len(values) else None

@@ -1,0 +1,23 @@
+"""How large a vocabulary and how long a prompt a loaded model reads."""
+
+from __future__ import annotations
+
+import torch
+
+
+def vocabulary_of(model: torch.nn.Module) -> int | None:
+    """Rows of the model's input embedding: token ids are below it. None where it has none that is known."""
+    try:
+        embedding = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    weight = getattr(embedding, "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.ndim == 2 else None
+
+
+def context_of(model: torch.nn.Module) -> int | None:
+    """Most tokens that the model's config says it reads, or None where it names no such bound."""
+    config = getattr(model, "config", None)
+    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    bound = getattr(text_config, "max_position_embeddings", None)
+    return bound if type(bound) is int and bound > 0 else None
