@@ -1,0 +1,98 @@
+"""Version control for what models do.
+
+A repository holds *identities* (base checkpoints) and *behaviors* (LoRA adapters and other adaptations) as immutable,
+content-addressed objects, and a history of *compositions* of them::
+
+    import rblstore
+
+    repo = rblstore.init("store")                             # or rblstore.open("store")
+    repo.commit("base", identity="path/to/model", license="apache-2.0")
+    repo.commit("polite", behaviors={"polite": "path/to/adapter"})
+
+A model is composed by checkout, into a directory or into memory::
+
+    model = repo.load("HEAD")                                 # a transformers model, behaviors attached
+    repo.checkout("main~1", "out/")
+    model = rblstore.load_checkout("out/")                    # needs no repository
+
+Any behavior can be reverted, and the revert is proved on the live model, against recorded outputs::
+
+    repo.add_probe("ten", ["The capital of France is", "Once upon a time"])
+    result = repo.revert(behavior="polite")                   # or repo.revert("HEAD~1")
+    result.verdict, result.verification.rf, result.verification.bit_equal
+
+History is read with ``repo.log()``, ``repo.show()``, ``repo.diff()``; what is in a commit, and on whose terms, with
+``repo.audit()``; whether the storage is whole, with ``repo.fsck()``. Every error is an :class:`RblError` that says what
+happened, to which object, and what to do next.
+
+Importing this module imports neither torch nor transformers; the methods that need them do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rblstore.errors import (
+    BadSignatureError,
+    ConflictError,
+    CorruptError,
+    DivergedError,
+    InputError,
+    LockedError,
+    NoRepositoryError,
+    NotFoundError,
+    NothingChangedError,
+    RblError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from rblstore.api import Repository, init, load_checkout, open, reindex
+    from rblstore.checkpoints.saving import AdapterTensors
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdapterTensors",
+    "BadSignatureError",
+    "ConflictError",
+    "CorruptError",
+    "DivergedError",
+    "InputError",
+    "LockedError",
+    "NoRepositoryError",
+    "NotFoundError",
+    "NothingChangedError",
+    "RblError",
+    "Repository",
+    "UsageError",
+    "__version__",
+    "init",
+    "load_checkout",
+    "open",
+    "reindex",
+]
+
+_LAZY = {
+    "AdapterTensors": "rblstore.checkpoints.saving",
+    "Repository": "rblstore.api",
+    "init": "rblstore.api",
+    "load_checkout": "rblstore.api",
+    "open": "rblstore.api",
+    "reindex": "rblstore.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Resolved on first use, so that a command that only parses arguments does not pay for the catalog.
+    if name not in _LAZY:
+        raise AttributeError(f"module 'rblstore' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

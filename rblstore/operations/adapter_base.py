@@ -1,0 +1,131 @@
+"""Whether an adapter was trained on the identity it is being committed on, as far as its files can tell.
+
+An adapter's tensors do not say what they were trained on; its configuration names a base. The name is evidence where it leads
+to tensors (a directory on this machine) or to another identity of this repository; anything else is said as a warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from rblstore.checkpoints.adapter_config import AdapterConfig
+from rblstore.checkpoints.adapter_effects import WrongBaseError
+from rblstore.checkpoints.safetensors_header import TensorSpan, read_header
+from rblstore.checkpoints.source_directory import read_exact, scan_directory
+from rblstore.errors import RblError
+from rblstore.objects.content_records import Behavior, Ground
+from rblstore.objects.ids import RecordId
+from rblstore.operations.claims import claims_about
+from rblstore.operations.stored_models import IdentityView
+from rblstore.repository import Store
+
+_CHUNK = 1 << 20
+
+
+def check_named_base(
+    store: Store,
+    name: str,
+    config: AdapterConfig,
+    directory: Path | None,
+    behavior: Behavior,
+    identity: IdentityView,
+) -> list[str]:
+    """Refuses an adapter whose configuration leads to a base with other tensors.
+
+    Args:
+        store: The repository, whose statements name its identities.
+        name: The slot, for messages.
+        config: The adapter's configuration.
+        directory: Where the adapter lies, or None for one from memory.
+        behavior: The adapter as it would be bound.
+        identity: What it would be bound to.
+
+    Returns:
+        Warnings: a named base that leads nowhere.
+
+    Raises:
+        WrongBaseError: The named base has other tensors where this adapter acts.
+    """
+    named = config.base_model_name_or_path
+    if not named:
+        return []
+    grounds = [ground for ground in behavior.grounds if ground.on == "tensor"]
+    last = Path(named).name
+    candidates = [Path(named)] if directory is None else [Path(named), directory.absolute().parent / last]
+    for candidate in candidates:
+        try:
+            if not candidate.is_dir():
+                continue
+            differing = _differing(candidate, grounds)
+        except (OSError, RblError):
+            # The name is only a hint: a folder of that name that is no checkpoint says nothing.
+            continue
+        if differing:
+            shown = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+            raise WrongBaseError(
+                f"{name!r} was made for {named!r}, whose tensors differ from this identity's: {shown}",
+                object=name,
+                hint="Commit it on a branch that holds that base (rbl switch --orphan), or bind it here with --rebind.",
+            )
+        return []
+    if _names_other_identity(store, last, identity):
+        raise WrongBaseError(
+            f"{name!r} was made for {named!r}, which is another identity of this repository",
+            object=name,
+            hint="Commit it on that identity's branch, or bind it here with --rebind.",
+        )
+    return []
+
+
+def _spans(directory: Path) -> Iterator[tuple[int, int, TensorSpan]]:
+    for file in scan_directory(directory).files:
+        if file.kind != "safetensors":
+            continue
+        descriptor = file.open()
+        try:
+            header = read_header(
+                lambda offset, length, source=descriptor: read_exact(source, offset, length), file.size, name=file.path
+            )
+            for span in header.tensors:
+                yield descriptor, len(header.raw), span
+        finally:
+            os.close(descriptor)
+
+
+def _differing(directory: Path, grounds: list[Ground]) -> list[str]:
+    wanted = {ground.target: ground for ground in grounds}
+    differing = []
+    for descriptor, start, span in _spans(directory):
+        ground = wanted.pop(span.name, None)
+        if ground is None:
+            continue
+        if (span.dtype, span.shape) != (ground.dtype, ground.shape):
+            differing.append(span.name)
+            continue
+        digest = hashlib.sha256()
+        at, end = start + span.begin, start + span.end
+        while at < end:
+            digest.update(data := read_exact(descriptor, at, min(_CHUNK, end - at)))
+            at += len(data)
+        if digest.hexdigest() != ground.content:
+            differing.append(span.name)
+    return sorted([*differing, *wanted])
+
+
+def _names_other_identity(store: Store, named: str, identity: IdentityView) -> bool:
+    from rblstore.objects.content_records import Identity
+
+    with store.catalog.read() as reader:
+        identities = [record_id for record_id, _ in reader.records("identity")]
+    others = False
+    for identity_id in identities:
+        names = {Path(claim.value).name for claim in claims_about(store, RecordId(identity_id)).get("name", ())}
+        if named in names:
+            files = {entry.path: entry.sha256 for entry in store.record(identity_id, Identity).files}
+            if files == dict(identity.files):
+                return False
+            others = True
+    return others

@@ -1,0 +1,154 @@
+"""``checkout``: compose a model from a commit into a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rblstore.checkpoints.checkout_layout import (
+    MANIFEST_NAME,
+    CheckoutFile,
+    CheckoutManifest,
+    CheckoutSlot,
+    PlannedFile,
+    encode_manifest,
+    plan_checkout,
+)
+from rblstore.checkpoints.checkout_writer import DirectoryWriter
+from rblstore.errors import UsageError
+from rblstore.objects.content_records import Behavior, Identity
+from rblstore.objects.history_records import Commit, Composition
+from rblstore.objects.ids import CommitId, CompositionId, ContentId
+from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.result import Result
+from rblstore.repository import Store
+from rblstore.revisions import resolve
+
+FORMS = ("adapters", "merged")
+
+
+@dataclass(frozen=True)
+class CheckoutResult(Result):
+    """A composition in a directory.
+
+    Attributes:
+        directory: Where.
+        commit: Of which commit.
+        composition: Of which composition.
+        form: ``adapters`` (identity, with its behaviors beside it) or ``merged`` (one plain checkpoint).
+        files: How many files were written.
+        bytes: Their size in all.
+        load: Lines of Python that load it.
+    """
+
+    directory: Path
+    commit: CommitId
+    composition: CompositionId
+    form: str
+    files: int
+    bytes: int
+    load: tuple[str, ...]
+
+
+def checkout(
+    store: Store, revision: str, target: Path, *, form: str = "adapters", progress: Progress | None = None
+) -> CheckoutResult:
+    """Writes the composition of a commit into a new or empty directory; every digest is verified on the way.
+
+    Args:
+        store: The repository.
+        revision: Which commit.
+        target: A directory that does not exist or is empty. HEAD does not move.
+        form: ``adapters`` or ``merged``.
+        progress: Is told bytes written.
+
+    Raises:
+        TargetNotEmptyError: The directory has something in it.
+        CorruptError: Stored bytes are damaged; nothing is left behind.
+        UsageError: Unknown form, or a composition that cannot be merged.
+    """
+    if form not in FORMS:
+        raise UsageError(f"the form {form!r} is none of {', '.join(FORMS)}", object=form)
+    commit_id = resolve(store, revision).commit
+    composition_id = store.record(commit_id, Commit).composition
+    composition = store.record(composition_id, Composition)
+    if form == "merged" and composition.slots:
+        from rblstore.operations.checkout_merged import write_merged
+
+        files = write_merged(store, composition, commit_id, composition_id, target, progress)
+        load = (
+            "from transformers import AutoModelForCausalLM",
+            f"model = AutoModelForCausalLM.from_pretrained({str(target)!r})",
+        )
+    else:
+        files = write_adapters(store, composition, target, progress, commit_id, composition_id, form)
+        load = ("import rblstore", f"model = rblstore.load_checkout({str(target)!r})")
+    return CheckoutResult(target, commit_id, composition_id, form, len(files), sum(file.size for file in files), load)
+
+
+def write_adapters(
+    store: Store,
+    composition: Composition,
+    target: Path,
+    progress: Progress | None,
+    commit_id: CommitId,
+    composition_id: CompositionId,
+    form: str = "adapters",
+) -> tuple[CheckoutFile, ...]:
+    """Writes a composition in the ``adapters`` form.
+
+    Returns:
+        The files written, the manifest aside.
+
+    Raises:
+        TargetNotEmptyError: The directory has something in it.
+        CorruptError: Stored bytes are damaged; nothing is left behind.
+    """
+    planned = plan(store, composition)
+    total = sum(file.entry.size for file in planned)
+    meter = Meter(progress, total)
+    files = tuple(CheckoutFile(file.path, file.entry.sha256, file.entry.size) for file in planned)
+    manifest = CheckoutManifest(
+        form,
+        commit_id,
+        composition_id,
+        composition.identity,
+        tuple(
+            CheckoutSlot(slot.name, slot.behavior, slot.weight, f"behaviors/{slot.name}") for slot in composition.slots
+        ),
+        files,
+    )
+    with DirectoryWriter(target) as writer:
+        writer.require_space(total)
+        for file in planned:
+            chunks = _metered(store.file(file.entry), f"writing {file.path}", meter)
+            writer.write_file(file.path, chunks, file.entry.sha256, file.entry.size)
+        write_manifest(writer, manifest)
+        writer.commit()
+    return files
+
+
+def write_manifest(writer: DirectoryWriter, manifest: CheckoutManifest) -> None:
+    """Writes ``rbl-composition.json``."""
+    import hashlib
+
+    data = encode_manifest(manifest)
+    writer.write_file(MANIFEST_NAME, [data], ContentId(hashlib.sha256(data).hexdigest()), len(data))
+
+
+def plan(store: Store, composition: Composition) -> tuple[PlannedFile, ...]:
+    """Every file of a composition in the ``adapters`` form.
+
+    Raises:
+        CorruptError: A record is missing or damaged.
+    """
+    identity = store.record(composition.identity, Identity)
+    behaviors = [(slot.name, slot.weight, store.record(slot.behavior, Behavior)) for slot in composition.slots]
+    return tuple(plan_checkout(identity, behaviors, "adapters"))
+
+
+def _metered(chunks: Iterator[memoryview], stage: str, meter: Meter) -> Iterator[memoryview]:
+    for chunk in chunks:
+        yield chunk
+        meter.add(stage, len(chunk))

@@ -1,0 +1,347 @@
+"""``fsck``: storage integrity. Every frame, digest, record and reference; what is damaged, and what needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rblstore.errors import CorruptError, RblError
+from rblstore.objects import limits
+from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, Identity
+from rblstore.objects.evidence_records import Baseline, Statement, Verification
+from rblstore.objects.history_records import SYMBOLIC, Commit, Composition, Tag
+from rblstore.objects.ids import CommitId, ContentId, PackId, RecordId, is_full_id
+from rblstore.objects.record import Record
+from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.result import Result
+from rblstore.operations.stored_models import check_members, members, view_identity
+from rblstore.repository import Store
+from rblstore.storage.pack_check import check_pack
+
+
+@dataclass(frozen=True)
+class FsckDamage:
+    """One thing that is wrong.
+
+    Attributes:
+        object: A pack, a content, a record, a ref or a file of the repository.
+        kind: ``pack``, ``content``, ``record``, ``reference``, ``ref``, ``log``, ``catalog`` or ``composition``.
+        problem: What is wrong with it.
+        needed_by: Commits, files and behaviors that need it, in words; at most twenty.
+        hint: What to do.
+    """
+
+    object: str
+    kind: str
+    problem: str
+    needed_by: tuple[str, ...]
+    hint: str
+
+
+@dataclass(frozen=True)
+class FsckResult(Result):
+    """What a check of the storage found.
+
+    Attributes:
+        ok: Whether nothing is damaged.
+        full: Whether every content was decoded and hashed.
+        damages: What is wrong.
+        packs: How many packs were read.
+        contents: How many contents they hold.
+        records: How many records were parsed.
+        commits: How many commits there are.
+        operations: How many operations the log holds.
+    """
+
+    ok: bool
+    full: bool
+    damages: tuple[FsckDamage, ...]
+    packs: int
+    contents: int
+    records: int
+    commits: int
+    operations: int
+
+
+_COPY = "Keep the repository as it is and fetch the named files from another copy."
+
+
+class _Check:
+    def __init__(self, store: Store, *, full: bool, progress: Progress | None) -> None:
+        self._store = store
+        self._full = full
+        self._progress = progress
+        self.damages: list[FsckDamage] = []
+        self.packs = 0
+        self.contents: set[ContentId] = set()
+        self.records: dict[RecordId, Record] = {}
+        self.bad_contents: dict[str, str] = {}
+
+    def damage(self, object: str, kind: str, problem: str, hint: str, needed_by: tuple[str, ...] = ()) -> None:
+        self.damages.append(FsckDamage(object, kind, problem, needed_by, hint))
+
+    # Packs, and the records in them.
+
+    def read_packs(self) -> None:
+        store = self._store
+        packs = store.packs()
+        sizes = {pack: store.backend.size(f"packs/{pack[:2]}/{pack}.pack") for pack in packs}
+        meter = Meter(self._progress, sum(sizes.values()))
+        with store.catalog.read() as reader:
+            known = {row.pack for row in reader.packs()}
+        for pack in sorted(known - set(packs)):
+            self.damage(pack, "pack", "the catalog names it and it is not there", _COPY, self._of_pack(pack))
+        for pack in packs:
+            self.packs += 1
+            self._read_pack(pack, known)
+            meter.add("checking packs", sizes[pack])
+
+    def _of_pack(self, pack: PackId) -> tuple[str, ...]:
+        with self._store.catalog.read() as reader:
+            lost = reader.contents_of_pack(pack)
+        self.bad_contents.update({location.content: f"its pack {pack.short} is damaged" for location in lost})
+        return tuple(f"content {location.content.short}" for location in lost[:20])
+
+    def _read_pack(self, pack: PackId, known: set[PackId]) -> None:
+        whole = True
+        for found in check_pack(self._store.backend, pack, full=self._full):
+            if found.content is None:
+                whole = False
+                self.damage(pack, "pack", found.problem, _COPY, self._of_pack(pack) if pack in known else ())
+            else:
+                self.bad_contents[found.content] = found.problem
+                self.damage(found.content, "content", f"{found.problem} (pack {pack.short})", _COPY)
+        if not whole:
+            return
+        reader = self._store.pack(pack)
+        try:
+            summary = reader.summary()
+        except CorruptError as error:
+            self.damage(pack, "pack", error.message, _COPY)
+            return
+        self.contents.update(location.content for location in summary.locations)
+        if summary.kind != "R":
+            return
+        for location in summary.locations:
+            if location.content in self.bad_contents:
+                continue
+            try:
+                data = reader.read_small(location, limits.RECORD_BYTES + 128)
+                record_id, record = self._store.parse(RecordId(location.content), data)
+            except RblError as error:
+                self.damage(location.content, "record", error.message, _COPY)
+            else:
+                self.records[record_id] = record
+
+    # References between records, and from records to contents.
+
+    def check_references(self) -> None:
+        for record_id, record in self.records.items():
+            for target, what in _references(record):
+                missing = target not in (self.records if what == "record" else self.contents)
+                if missing and target not in self.bad_contents:
+                    self.damage(
+                        target,
+                        "reference",
+                        f"{record.KIND} {record_id.short} refers to this {what}, and it is in no pack",
+                        _COPY,
+                    )
+
+    def check_refs(self) -> None:
+        with self._store.catalog.read() as reader:
+            refs = reader.refs("")
+        for name, value in refs.items():
+            if value.startswith(SYMBOLIC):
+                continue
+            if not is_full_id(value) or RecordId(value) not in self.records:
+                self.damage(name, "ref", f"it names {value[:12]}, which is not stored", "Move it with: rbl undo")
+
+    def check_log(self) -> int:
+        store = self._store
+        with store.catalog.read() as reader:
+            recorded = reader.operations_after(0)
+        try:
+            logged = store.log.read().operations
+        except RblError as error:
+            self.damage(
+                "refs.log", "log", error.message, "Keep a copy of refs.log; the catalog still has the operations."
+            )
+            return len(recorded)
+        if list(logged) != recorded:
+            self.damage("refs.log", "log", "it and the catalog tell different histories", "Run: rbl reindex")
+        return len(logged)
+
+    def check_catalog(self) -> int:
+        store = self._store
+        problems = store.catalog.integrity_problems()
+        for problem in problems:
+            self.damage("catalog.db", "catalog", problem, "Run: rbl reindex")
+        with store.catalog.read() as reader:
+            recorded = dict(reader.records(None))
+            for record_id, record in self.records.items():
+                if recorded.pop(record_id, None) != record.KIND:
+                    self.damage(
+                        record_id, "catalog", f"the catalog does not know this {record.KIND}", "Run: rbl reindex"
+                    )
+            for record_id in recorded:
+                if record_id not in self.bad_contents:
+                    self.damage(record_id, "catalog", "the catalog knows a record that no pack holds", _COPY)
+            commits = [record_id for record_id, record in self.records.items() if isinstance(record, Commit)]
+            for commit in commits:
+                row = reader.commit(CommitId(commit))
+                record = self.records[commit]
+                if row is not None and isinstance(record, Commit) and row.composition != record.composition:
+                    self.damage(commit, "catalog", "the catalog tells another composition", "Run: rbl reindex")
+        return len(commits)
+
+    # Full: every file's digest, and every commit composes.
+
+    def check_files(self) -> None:
+        import hashlib
+
+        checked: set[tuple[str, str | None]] = set()
+        for record_id, record in self.records.items():
+            for entry in _files(record):
+                if entry.manifest is None or (entry.sha256, entry.manifest) in checked:
+                    continue
+                checked.add((entry.sha256, entry.manifest))
+                digest, size = hashlib.sha256(), 0
+                try:
+                    for chunk in self._store.file(entry):
+                        digest.update(chunk)
+                        size += len(chunk)
+                except RblError:
+                    continue  # The content itself has been named already.
+                if digest.hexdigest() != entry.sha256 or size != entry.size:
+                    self.damage(
+                        record_id, "record", f"its file {entry.path} does not compose to the recorded digest", _COPY
+                    )
+
+    def check_compositions(self) -> None:
+        for record_id, record in self.records.items():
+            if not isinstance(record, Composition):
+                continue
+            try:
+                view = view_identity(self._store, self._store.record(record.identity, Identity))
+                check_members(view, members(self._store, record), unloadable=True)
+            except CorruptError:
+                continue  # What it needs has been named already.
+            except RblError as error:
+                self.damage(record_id, "composition", error.message, _COPY)
+
+    def name_needs(self) -> None:
+        """Says which files, behaviors and commits need each damaged content."""
+        needs = _Needs(self.records)
+        self.damages = [
+            damage
+            if damage.needed_by or damage.kind not in ("content", "reference", "record")
+            else FsckDamage(damage.object, damage.kind, damage.problem, needs.of(damage.object), damage.hint)
+            for damage in self.damages
+        ]
+
+
+class _Needs:
+    """Who refers to what, backwards."""
+
+    def __init__(self, records: dict[RecordId, Record]) -> None:
+        self._records = records
+        self._users: dict[str, list[RecordId]] = {}
+        for record_id, record in records.items():
+            for target, _ in _references(record):
+                self._users.setdefault(target, []).append(record_id)
+
+    def of(self, damaged: str, limit: int = 20) -> tuple[str, ...]:
+        words: list[str] = []
+        seen, queue = {damaged}, [damaged]
+        while queue and len(words) < limit:
+            target = queue.pop(0)
+            for user in self._users.get(target, ()):
+                if user in seen:
+                    continue
+                seen.add(user)
+                queue.append(user)
+                words.append(_described(user, self._records[user], target))
+        return tuple(words[:limit])
+
+
+def _described(record_id: RecordId, record: Record, target: str) -> str:
+    if isinstance(record, FileManifest):
+        names = [entry.name for entry in record.tensors if entry.tensor.content == target]
+        return f"tensor {names[0]}" if names else f"header of file {record_id.short}"
+    if isinstance(record, (Identity, Behavior)):
+        paths = [entry.path for entry in record.files if target in (entry.sha256, entry.manifest)]
+        return f"{record.KIND} {record_id.short}" + (f" ({paths[0]})" if paths else "")
+    if isinstance(record, Commit):
+        return f"commit {record_id.short} ({record.subject[:60]})"
+    return f"{record.KIND} {record_id.short}"
+
+
+def _files(record: Record) -> tuple[FileEntry, ...]:
+    return record.files if isinstance(record, (Identity, Behavior)) else ()
+
+
+def _references(record: Record) -> Iterator[tuple[str, str]]:
+    """What a record refers to: (id, ``record`` or ``content``)."""
+    for entry in _files(record):
+        yield (entry.sha256, "content") if entry.manifest is None else (entry.manifest, "record")
+    if isinstance(record, FileManifest):
+        for content in record.contents():
+            yield content, "content"
+    elif isinstance(record, Composition):
+        yield record.identity, "record"
+        for slot in record.slots:
+            yield slot.behavior, "record"
+    elif isinstance(record, Commit):
+        yield record.composition, "record"
+        for parent in record.parents:
+            yield parent, "record"
+    elif isinstance(record, Tag):
+        yield record.target, "record"
+    elif isinstance(record, Statement):
+        yield record.subject, "record"
+    elif isinstance(record, Baseline):
+        yield record.composition, "record"
+        yield record.probe, "record"
+        for prompt in record.prompts:
+            yield prompt.content, "content"
+    elif isinstance(record, Verification):
+        yield record.composition, "record"
+        yield record.probe, "record"
+        yield record.baseline, "record"
+        for optional in (record.commit, record.adapted):
+            if optional is not None:
+                yield optional, "record"
+
+
+def fsck(store: Store, *, full: bool = False, progress: Progress | None = None) -> FsckResult:
+    """Checks the repository and changes nothing.
+
+    Args:
+        store: The repository.
+        full: Whether to decode and hash every content, compose every file and every composition, besides checking
+            every frame's checksum, every record and every reference.
+        progress: Is told bytes of packs read.
+
+    Returns:
+        Everything that is wrong; it does not raise for damage.
+    """
+    check = _Check(store, full=full, progress=progress)
+    check.read_packs()
+    check.check_references()
+    check.check_refs()
+    operations = check.check_log()
+    commits = check.check_catalog()
+    if full:
+        check.check_files()
+        check.check_compositions()
+    check.name_needs()
+    return FsckResult(
+        not check.damages,
+        full,
+        tuple(check.damages),
+        check.packs,
+        len(check.contents),
+        len(check.records),
+        commits,
+        operations,
+    )

@@ -1,0 +1,399 @@
+"""``revert``: a new commit without what an earlier one added, and the proof that it is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rblstore.divergence.verdict import DEFAULT_TOLERANCE, decide, recovery
+from rblstore.errors import ConflictError, NothingChangedError, RblError, UsageError
+from rblstore.objects import limits
+from rblstore.objects.content_records import Identity
+from rblstore.objects.evidence_records import Probe, Verification
+from rblstore.objects.fields import check_text
+from rblstore.objects.history_records import Commit, Composition, Slot
+from rblstore.objects.ids import CommitId, CompositionId, ProbeId, VerificationId
+from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
+from rblstore.operations.commit import NoSuchBehaviorError
+from rblstore.operations.load import laid_out, load_composition
+from rblstore.operations.probe import find_probe
+from rblstore.operations.progress import Progress
+from rblstore.operations.result import Result, to_json
+from rblstore.operations.stored_models import check_members, members, view_identity
+from rblstore.operations.verify import VerificationDivergedError, divergence_text, finite
+from rblstore.repository import HEADS, Store, utc_now
+from rblstore.revisions import resolve
+
+
+class RevertConflictError(ConflictError):
+    """Something that the commit changed has been changed again since."""
+
+    code = "revert_conflict"
+
+
+class UnverifiedError(RblError):
+    """A verified revert was asked for and there is no probe to verify it with."""
+
+    code = "unverified"
+
+
+@dataclass(frozen=True)
+class RevertRequest:
+    """What to take out, and how to prove it.
+
+    Attributes:
+        author: Who reverts.
+        commit: A revision to undo, or None.
+        behavior: A slot to take out, or None; exactly one of the two.
+        probe: The probe's name; None for the default one.
+        tolerance: KL and JS (nats) below which the verdict is within tolerance.
+        verify: Whether to measure at all.
+        require_verified: Whether having no probe is an error.
+        mainline: For a merge, which parent to go back to, from 1.
+        message: None for one that names what was reverted.
+    """
+
+    author: str
+    commit: str | None = None
+    behavior: str | None = None
+    probe: str | None = None
+    tolerance: float = DEFAULT_TOLERANCE
+    verify: bool = True
+    require_verified: bool = False
+    mainline: int | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class RevertResult(Result):
+    """A revert that was made.
+
+    Attributes:
+        commit: The new commit.
+        composition: Its composition.
+        parents: Its parents.
+        branch: The branch that moved.
+        message: Its message.
+        reverted: The commit that was undone, or None where a behavior was named.
+        removed: Slots taken out.
+        restored: Slots put back or changed back.
+        same_composition_as: The newest earlier commit with this very composition, or None.
+        verdict: ``exact``, ``within_tolerance`` or ``unverified``.
+        verification_id: The evidence's id, or None.
+        verification: The evidence, or None.
+    """
+
+    commit: CommitId
+    composition: CompositionId
+    parents: tuple[CommitId, ...]
+    branch: str
+    message: str
+    reverted: CommitId | None
+    removed: tuple[str, ...]
+    restored: tuple[str, ...]
+    same_composition_as: CommitId | None
+    verdict: str
+    verification_id: VerificationId | None
+    verification: Verification | None
+
+    def as_json(self) -> dict[str, Any]:
+        document = {key: to_json(value) for key, value in vars(self).items() if key != "verification"}
+        evidence = self.verification
+        document["verification"] = None if evidence is None else evidence.body()
+        for key in ("bit_equal", "kl", "js", "rf", "kl_adapted", "prompts", "probe", "baseline", "environment"):
+            document[key] = None if evidence is None else evidence.body()[key]
+        return document
+
+
+def _without(head: Composition, name: str) -> Composition:
+    if head.slot(name) is None:
+        raise NoSuchBehaviorError(
+            f"the composition has no behavior {name!r}",
+            object=name,
+            hint=f"It has: {', '.join(slot.name for slot in head.slots) or 'none'}.",
+        )
+    return replace(head, slots=tuple(slot for slot in head.slots if slot.name != name))
+
+
+def undo_slots(head: Composition, before: Composition, after: Composition, blame: Any) -> Composition:
+    """The head composition with what changed between two others changed back, slot by slot.
+
+    Args:
+        head: The composition to change.
+        before: The reverted commit's parent.
+        after: The reverted commit's own.
+        blame: A function of a slot's name that gives the later commit that changed it again, for messages.
+
+    Raises:
+        RevertConflictError: A slot, or the identity, is no longer as the reverted commit left it.
+    """
+
+    def conflict(what: str, name: str | None) -> RevertConflictError:
+        return RevertConflictError(
+            f"{what} was changed again by commit {blame(name)}",
+            object=name,
+            hint="Revert the later commit first.",
+        )
+
+    identity = head.identity
+    if before.identity != after.identity:
+        if head.identity != after.identity:
+            raise conflict("the identity", None)
+        identity = before.identity
+    slots = list(head.slots)
+    for name in dict.fromkeys([*(slot.name for slot in before.slots), *(slot.name for slot in after.slots)]):
+        old, new, now = before.slot(name), after.slot(name), head.slot(name)
+        if old == new:
+            continue
+        if now != new:
+            raise conflict(f"the behavior {name!r}", name)
+        if old is None:
+            slots = [slot for slot in slots if slot.name != name]
+        elif new is None:
+            slots.insert(_place(slots, before, name), old)
+        else:
+            slots = [old if slot.name == name else slot for slot in slots]
+    return Composition(identity, tuple(slots))
+
+
+def _place(slots: list[Slot], before: Composition, name: str) -> int:
+    """Where a slot that comes back stood: behind the nearest slot that stood before it and is still there."""
+    earlier: set[str] = set()
+    for slot in before.slots:
+        if slot.name == name:
+            break
+        earlier.add(slot.name)
+    return max((at + 1 for at, slot in enumerate(slots) if slot.name in earlier), default=0)
+
+
+def _blame(store: Store, head: CommitId, reverted: CommitId, name: str | None) -> str:
+    """The newest commit after the reverted one that changed a slot (or, without a name, the identity)."""
+    with store.catalog.read() as reader:
+        for row in reader.commits([head], None):
+            if row.id == reverted or not row.parents:
+                continue
+            own = reader.composition(row.composition)
+            parent = reader.commit(row.parents[0])
+            before = None if parent is None else reader.composition(parent.composition)
+            if own is None or before is None:
+                continue
+            changed = own.identity != before.identity if name is None else own.slot(name) != before.slot(name)
+            if changed:
+                return row.id.short
+    return "(unknown)"
+
+
+def _target(
+    store: Store, request: RevertRequest, head: CommitId, composition: Composition
+) -> tuple[Composition, CommitId | None, str]:
+    if (request.commit is None) == (request.behavior is None):
+        raise UsageError("name either a commit or a behavior to revert", hint="rbl revert COMMIT, or --behavior NAME")
+    if request.behavior is not None:
+        return _without(composition, request.behavior), None, f"Revert behavior {request.behavior!r}"
+    reverted = resolve(store, request.commit or "").commit
+    with store.catalog.read() as reader:
+        contained = reader.is_ancestor(reverted, head)
+    if not contained:
+        raise ConflictError(
+            f"commit {reverted.short} is not in the history of HEAD", object=reverted, hint="See: rbl log"
+        )
+    record = store.record(reverted, Commit)
+    if not record.parents:
+        raise UsageError(
+            f"{reverted.short} is a root commit and cannot be reverted",
+            object=reverted,
+            hint="To start over, use: rbl switch --orphan NAME",
+        )
+    if len(record.parents) > 1 and request.mainline is None:
+        raise UsageError(
+            f"{reverted.short} is a merge: say which parent to go back to", object=reverted, hint="--mainline N"
+        )
+    number = request.mainline or 1
+    if not 1 <= number <= len(record.parents):
+        raise UsageError(f"{reverted.short} has no parent {number}", object=reverted, hint="--mainline N, from 1")
+    parent = store.record(record.parents[number - 1], Commit)
+    target = undo_slots(
+        composition,
+        store.record(parent.composition, Composition),
+        store.record(record.composition, Composition),
+        lambda name: _blame(store, head, reverted, name),
+    )
+    return target, reverted, f'Revert "{record.subject}"\n\nThis reverts commit {reverted}.'
+
+
+def revert(store: Store, request: RevertRequest, progress: Progress | None = None) -> RevertResult:
+    """Takes out what a commit changed, or one behavior, and proves it on the live model.
+
+    Args:
+        store: The repository.
+        request: What, and how to prove it.
+        progress: Is told bytes read.
+
+    Raises:
+        RevertConflictError: A later commit changed the same slot.
+        StandsOnError: Another behavior stands on what would be taken out.
+        VerificationDivergedError: The outputs differ from the reference; no ref moved, the evidence is stored.
+        UnverifiedError: ``require_verified`` without a probe.
+        NothingChangedError: The commit changed nothing.
+    """
+    ref = store.head_branch()
+    head = resolve(store, "HEAD").commit
+    head_composition_id = store.record(head, Commit).composition
+    head_composition = store.record(head_composition_id, Composition)
+    target, reverted, default_message = _target(store, request, head, head_composition)
+    if target == head_composition:
+        raise NothingChangedError("nothing to revert: the commit changed nothing", object=reverted)
+    view = view_identity(store, store.record(target.identity, Identity))
+    check_members(view, members(store, target), unloadable=True)
+    message = default_message if request.message is None else request.message
+    check_text(message, "the message", limits.MESSAGE_BYTES)
+    removed = tuple(slot.name for slot in head_composition.slots if target.slot(slot.name) is None)
+    restored = tuple(slot.name for slot in target.slots if head_composition.slot(slot.name) != slot)
+    composition_id = CompositionId(Composition.id_of(target.encode()))
+    commit_record = Commit(composition_id, (head,), request.author, utc_now(), message)
+    commit_id = CommitId(Commit.id_of(commit_record.encode()))
+    with store.catalog.read() as reader:
+        same = [row.id for row in reader.commits_with_composition(composition_id, head)]
+
+    probe = find_probe(store, request.probe) if request.verify else None
+    if probe is None and request.require_verified:
+        raise UnverifiedError(
+            "the revert cannot be verified: there is no probe" if request.verify else "--no-verify verifies nothing",
+            hint="Make one: rbl probe add NAME --prompts FILE",
+        )
+    evidence: Verification | None = None
+    if probe is not None:
+        evidence = _Proof(store, request, probe, progress).prove(
+            commit_id, head_composition, head_composition_id, target, composition_id, removed
+        )
+        if evidence.verdict == "diverged":
+            _store_diverged(store, request, target, replace(evidence, commit=None))
+    else:
+        _check_digests(store, target, progress)
+    verification_id = None
+    with store.transaction(request.author) as transaction:
+        transaction.add_record(target)
+        transaction.add_record(commit_record)
+        if evidence is not None:
+            verification_id = VerificationId(transaction.add_record(evidence))
+        transaction.set_ref(ref, head, commit_id)
+        transaction.describe(f"revert: {commit_record.subject}")
+    return RevertResult(
+        commit_id,
+        composition_id,
+        (head,),
+        ref.removeprefix(HEADS),
+        message,
+        reverted,
+        removed,
+        restored,
+        same[0] if same else None,
+        "unverified" if evidence is None else evidence.verdict,
+        verification_id,
+        evidence,
+    )
+
+
+def _check_digests(store: Store, target: Composition, progress: Progress | None) -> None:
+    """Reads every stored byte of a composition, so that a revert never points at something damaged."""
+    from rblstore.operations.checkout import plan
+    from rblstore.operations.progress import Meter
+
+    planned = plan(store, target)
+    meter = Meter(progress, sum(file.entry.size for file in planned))
+    for file in planned:
+        for chunk in store.file(file.entry):
+            meter.add(f"checking {file.path}", len(chunk))
+
+
+def _store_diverged(store: Store, request: RevertRequest, target: Composition, evidence: Verification) -> None:
+    with store.transaction(request.author) as transaction:
+        transaction.add_record(target)
+        verification_id = VerificationId(transaction.add_record(evidence))
+    raise VerificationDivergedError(
+        f"the revert diverged and was not made: {divergence_text(evidence)}",
+        verification_id,
+        evidence,
+        f"No ref moved. The evidence is stored: rbl show {verification_id.short}",
+    )
+
+
+class _Proof:
+    """Measures the adapted model, takes the behavior out of the live model, and measures again."""
+
+    def __init__(
+        self, store: Store, request: RevertRequest, probe: tuple[str, ProbeId], progress: Progress | None
+    ) -> None:
+        self._store = store
+        self._request = request
+        self._probe_name, self._probe_id = probe
+        self._probe = store.record(self._probe_id, Probe)
+        self._progress = progress
+
+    def prove(
+        self,
+        commit_id: CommitId,
+        head: Composition,
+        head_id: CompositionId,
+        target: Composition,
+        target_id: CompositionId,
+        removed: tuple[str, ...],
+    ) -> Verification:
+        from rblstore.divergence.compare import compare
+        from rblstore.divergence.environment import current_environment
+        from rblstore.divergence.measure import measure
+
+        store, probe = self._store, self._probe
+        model = load_composition(store, head, self._progress)
+        check_fit(store, head, probe, self._probe_name, model)
+        environment = current_environment(model, probe)
+        found = find_baseline(store, target_id, self._probe_id, environment)
+        if found is None:
+            fresh = load_composition(store, target, self._progress)
+            found = record_baseline(
+                store, target_id, self._probe_id, environment, measure(fresh, probe), self._request.author
+            )
+            del fresh
+        baseline_id, baseline = found
+        adapted = compare(references(store, baseline), measure(model, probe))
+        model = self._live_revert(model, head, target)
+        recovered = compare(references(store, baseline), measure(model, probe))
+        rf, reason = recovery(
+            recovered.kl, adapted.kl, recovered_reason=recovered.reason, adapted_reason=adapted.reason
+        )
+        return Verification(
+            commit_id,
+            target_id,
+            head_id,
+            removed,
+            self._probe_id,
+            baseline_id,
+            environment,
+            decide(recovered, self._request.tolerance),
+            self._request.tolerance,
+            recovered.bit_equal,
+            finite(recovered.kl),
+            finite(recovered.js),
+            rf,
+            finite(adapted.kl),
+            finite(adapted.js),
+            reason,
+            recovered.prompts,
+            self._request.author,
+            utc_now(),
+        )
+
+    def _live_revert(self, model: Any, head: Composition, target: Composition) -> Any:
+        """The target composition made out of the head's live model: by reference, never by subtraction."""
+        from rblstore.divergence.measure import aligned
+        from rblstore.live.recompose import recompose
+
+        if head.identity != target.identity:
+            return load_composition(self._store, target, self._progress)
+        with laid_out(self._store, target, self._progress) as files:
+            return aligned(recompose(model, files.directory, files.slots, keep=_kept(head, target)))
+
+
+def _kept(head: Composition, target: Composition) -> frozenset[str]:
+    """Slots that stay as they are in the live model."""
+    return frozenset(slot.name for slot in target.slots if head.slot(slot.name) == slot)

@@ -1,0 +1,170 @@
+"""``show``: one object of any kind, with what is said and proved about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rblstore.objects.content_records import Behavior, Identity
+from rblstore.objects.evidence_records import Claim
+from rblstore.objects.history_records import Commit, Composition
+from rblstore.objects.ids import RecordId
+from rblstore.operations.claims import claims_about
+from rblstore.operations.log import VerificationSummary, ref_names, summary
+from rblstore.operations.result import Result
+from rblstore.operations.stored_models import adapter_config, view_identity
+from rblstore.repository import Store
+from rblstore.revisions import find_record
+
+
+@dataclass(frozen=True)
+class BehaviorDetail:
+    """One behavior of a shown commit.
+
+    Attributes:
+        name: The slot's name, or None where the behavior itself is shown.
+        behavior: Its id.
+        weight: The slot's weight.
+        form: ``adapter`` or ``overlay``.
+        type: The adapter's PEFT type ("LORA"), or None.
+        effects: How many tensors and files it acts on, by action.
+        bytes: Size of its files.
+        claims: What is said about it.
+    """
+
+    name: str | None
+    behavior: RecordId
+    weight: float
+    form: str
+    type: str | None
+    effects: dict[str, int]
+    bytes: int
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class IdentityDetail:
+    """The identity of a shown commit.
+
+    Attributes:
+        identity: Its id.
+        files: How many files.
+        bytes: Their size.
+        tensors: How many logical tensors.
+        elements: Elements in all logical tensors.
+        dtypes: Logical tensors by element type.
+        claims: What is said about it.
+    """
+
+    identity: RecordId
+    files: int
+    bytes: int
+    tensors: int
+    elements: int
+    dtypes: dict[str, int]
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True)
+class ShowResult(Result):
+    """One object.
+
+    Attributes:
+        kind: ``commit``, ``identity``, ...
+        id: Its id.
+        record: Its body.
+        refs: Names that point at it.
+        identity: For commits, compositions and identities.
+        behaviors: For commits, compositions and behaviors.
+        verifications: Evidence about it.
+    """
+
+    kind: str
+    id: RecordId
+    record: dict[str, Any]
+    refs: tuple[str, ...] = ()
+    identity: IdentityDetail | None = None
+    behaviors: tuple[BehaviorDetail, ...] = ()
+    verifications: tuple[VerificationSummary, ...] = ()
+
+
+def _claims(store: Store, subject: RecordId) -> tuple[Claim, ...]:
+    return tuple(claim for claims in claims_about(store, subject).values() for claim in claims)
+
+
+def _identity_detail(store: Store, identity_id: RecordId) -> IdentityDetail:
+    identity = store.record(identity_id, Identity)
+    view = view_identity(store, identity)
+    dtypes: dict[str, int] = {}
+    elements = 0
+    for tensor in view.tensors.values():
+        dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + 1
+        count = 1
+        for extent in tensor.shape:
+            count *= extent
+        elements += count
+    return IdentityDetail(
+        identity_id,
+        len(identity.files),
+        sum(entry.size for entry in identity.files),
+        len(view.tensors),
+        elements,
+        dtypes,
+        _claims(store, identity_id),
+    )
+
+
+def _behavior_detail(store: Store, behavior_id: RecordId, name: str | None, weight: float) -> BehaviorDetail:
+    behavior = store.record(behavior_id, Behavior)
+    effects: dict[str, int] = {}
+    for effect in behavior.effects:
+        effects[effect.action] = effects.get(effect.action, 0) + 1
+    return BehaviorDetail(
+        name,
+        behavior_id,
+        weight,
+        behavior.form,
+        adapter_config(store, behavior).peft_type if behavior.form == "adapter" else None,
+        effects,
+        sum(entry.size for entry in behavior.files),
+        _claims(store, behavior_id),
+    )
+
+
+def show(store: Store, revision: str = "HEAD") -> ShowResult:
+    """Describes an object.
+
+    Args:
+        store: The repository.
+        revision: A revision, a probe's name, or the id (or a unique prefix) of any record.
+
+    Raises:
+        UnknownRevisionError: Nothing goes by that name.
+        AmbiguousRevisionError: Several objects do.
+    """
+    record_id = find_record(store, revision)
+    record = store.any_record(record_id)
+    identity: IdentityDetail | None = None
+    behaviors: tuple[BehaviorDetail, ...] = ()
+    composition = record if isinstance(record, Composition) else None
+    if isinstance(record, Commit):
+        composition = store.record(record.composition, Composition)
+    if composition is not None:
+        identity = _identity_detail(store, composition.identity)
+        behaviors = tuple(_behavior_detail(store, slot.behavior, slot.name, slot.weight) for slot in composition.slots)
+    elif isinstance(record, Identity):
+        identity = _identity_detail(store, record_id)
+    elif isinstance(record, Behavior):
+        behaviors = (_behavior_detail(store, record_id, None, 1.0),)
+    with store.catalog.read() as reader:
+        names = {str(commit): found for commit, found in ref_names(store, reader).items()}
+        evidence = reader.evidence(record_id, "verification")
+    return ShowResult(
+        record.KIND,
+        record_id,
+        record.body(),
+        tuple(names.get(record_id, ())),
+        identity,
+        behaviors,
+        tuple(summary(store, one) for one in evidence),
+    )

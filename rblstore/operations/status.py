@@ -1,0 +1,97 @@
+"""``status``: what HEAD stands for, or whether a checkout directory is still what was checked out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rblstore.checkpoints.checkout_layout import MANIFEST_NAME, parse_manifest
+from rblstore.checkpoints.checkout_writer import Difference, compare_directory
+from rblstore.errors import InputError
+from rblstore.objects import limits
+from rblstore.objects.history_records import Slot
+from rblstore.objects.ids import CommitId, CompositionId, IdentityId
+from rblstore.operations.result import Result
+from rblstore.repository import HEADS, Store
+
+
+@dataclass(frozen=True)
+class RepositoryStatus(Result):
+    """What HEAD stands for.
+
+    Attributes:
+        branch: HEAD's branch.
+        commit: Its tip, or None before the first commit.
+        composition: The tip's, or None.
+        identity: The tip's, or None.
+        slots: The behaviors in order.
+    """
+
+    branch: str
+    commit: CommitId | None
+    composition: CompositionId | None
+    identity: IdentityId | None
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True)
+class CheckoutStatus(Result):
+    """Whether a checkout directory is what was checked out.
+
+    Attributes:
+        directory: Where.
+        commit: Of which commit.
+        composition: Of which composition.
+        form: ``adapters`` or ``merged``.
+        known: Whether this repository has that commit.
+        clean: Whether every file is as it was written, and there is no other.
+        differences: (path, kind) where not: ``missing``, ``changed`` or ``added``.
+    """
+
+    directory: Path
+    commit: CommitId
+    composition: CompositionId
+    form: str
+    known: bool
+    clean: bool
+    differences: tuple[Difference, ...]
+
+
+def status(store: Store) -> RepositoryStatus:
+    """What HEAD stands for; reads the catalog alone."""
+    branch = store.head_branch()
+    with store.catalog.read() as reader:
+        value = reader.ref(branch)
+        row = None if value is None else reader.commit(CommitId(value))
+        composition = None if row is None else reader.composition(row.composition)
+    return RepositoryStatus(
+        branch.removeprefix(HEADS),
+        None if row is None else row.id,
+        None if row is None else row.composition,
+        None if composition is None else composition.identity,
+        () if composition is None else composition.slots,
+    )
+
+
+def checkout_status(store: Store, directory: Path) -> CheckoutStatus:
+    """Compares a checkout directory with what was written there, digest by digest.
+
+    Raises:
+        InputError: The directory is no checkout.
+    """
+    try:
+        with (directory / MANIFEST_NAME).open("rb") as stream:
+            data = stream.read(limits.RECORD_BYTES + 1)
+    except OSError as error:
+        raise InputError(
+            f"{directory} is not a checkout: {MANIFEST_NAME} cannot be read ({error.strerror})",
+            object=str(directory),
+            hint="Make one with: rbl checkout REV DIR",
+        ) from error
+    manifest = parse_manifest(data)
+    differences = tuple(compare_directory(directory, manifest))
+    with store.catalog.read() as reader:
+        known = reader.commit(manifest.commit) is not None
+    return CheckoutStatus(
+        directory, manifest.commit, manifest.composition, manifest.form, known, not differences, differences
+    )

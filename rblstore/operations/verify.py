@@ -1,0 +1,170 @@
+"""``verify``: compare a commit's outputs with a recorded baseline, and keep the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rblstore.divergence.verdict import DEFAULT_TOLERANCE, decide
+from rblstore.errors import DivergedError, NotFoundError
+from rblstore.objects.evidence_records import Probe, Verification
+from rblstore.objects.history_records import Commit, Composition
+from rblstore.objects.ids import CommitId, VerificationId
+from rblstore.operations.baseline import check_fit, find_baseline, references
+from rblstore.operations.load import load_composition
+from rblstore.operations.probe import require_probe
+from rblstore.operations.progress import Progress
+from rblstore.operations.result import Result
+from rblstore.repository import Store, utc_now
+from rblstore.revisions import resolve
+
+
+class NoBaselineError(NotFoundError):
+    """Nothing to compare with."""
+
+    code = "no_baseline"
+
+
+class VerificationDivergedError(DivergedError):
+    """The outputs differ from the baseline by more than the tolerance.
+
+    Attributes:
+        verification: The evidence, which is stored.
+        verification_id: Its id.
+    """
+
+    def __init__(self, message: str, verification_id: VerificationId, verification: Verification, hint: str) -> None:
+        super().__init__(message, object=verification_id, hint=hint)
+        self.verification_id = verification_id
+        self.verification = verification
+
+
+@dataclass(frozen=True)
+class VerificationResult(Result):
+    """A comparison with a baseline.
+
+    Attributes:
+        verification: The stored evidence's id.
+        probe_name: The probe's name.
+        drift: Environment settings that differ from the baseline's, (here, there) by name; bit equality is asked for
+            only where there are none.
+        record: The evidence.
+    """
+
+    verification: VerificationId
+    probe_name: str
+    drift: dict[str, tuple[str, str]]
+    record: Verification
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **self.record.body(),
+            "drift": {key: list(pair) for key, pair in self.drift.items()},
+            "probe_name": self.probe_name,
+            "verification": str(self.verification),
+        }
+
+
+def verify(
+    store: Store,
+    revision: str = "HEAD",
+    probe: str | None = None,
+    *,
+    against: str | None = None,
+    tolerance: float = DEFAULT_TOLERANCE,
+    author: str,
+    progress: Progress | None = None,
+) -> VerificationResult:
+    """Loads a commit, measures it, and compares it with the baseline of its composition, or of another commit's.
+
+    Args:
+        store: The repository.
+        revision: Which commit to measure.
+        probe: The probe's name; None for the default one.
+        against: The commit whose baseline is the reference; None for the same commit's.
+        tolerance: KL and JS (nats) below which the verdict is within tolerance.
+        author: Who.
+        progress: Is told bytes read.
+
+    Raises:
+        NoBaselineError: The reference has no baseline under the probe.
+        VerificationDivergedError: The outputs differ; the evidence is stored.
+        ProbeMismatchError: The probe was made for another tokenizer.
+    """
+    from rblstore.divergence.compare import compare
+    from rblstore.divergence.environment import current_environment, environment_differences
+    from rblstore.divergence.measure import measure
+
+    commit = resolve(store, revision).commit
+    composition_id = store.record(commit, Commit).composition
+    composition = store.record(composition_id, Composition)
+    reference_commit = commit if against is None else resolve(store, against).commit
+    reference_id = store.record(reference_commit, Commit).composition
+    name, probe_id = require_probe(store, probe)
+    probe_record = store.record(probe_id, Probe)
+    if find_baseline(store, reference_id, probe_id, None) is None:
+        raise _no_baseline(reference_commit, name)
+    model = load_composition(store, composition, progress)
+    check_fit(store, composition, probe_record, name, model)
+    environment = current_environment(model, probe_record)
+    found = find_baseline(store, reference_id, probe_id, environment) or find_baseline(
+        store, reference_id, probe_id, None
+    )
+    if found is None:
+        raise _no_baseline(reference_commit, name)
+    baseline_id, baseline_record = found
+    comparison = compare(references(store, baseline_record), measure(model, probe_record))
+    record = Verification(
+        commit,
+        composition_id,
+        None,
+        (),
+        probe_id,
+        baseline_id,
+        environment,
+        decide(comparison, tolerance),
+        tolerance,
+        comparison.bit_equal,
+        finite(comparison.kl),
+        finite(comparison.js),
+        None,
+        None,
+        None,
+        comparison.reason or "nothing was reverted",
+        comparison.prompts,
+        author,
+        utc_now(),
+    )
+    with store.transaction(author) as transaction:
+        verification_id = VerificationId(transaction.add_record(record))
+    result = VerificationResult(
+        verification_id, name, environment_differences(environment, baseline_record.environment), record
+    )
+    if record.verdict == "diverged":
+        raise VerificationDivergedError(
+            f"commit {commit.short} diverged from baseline {baseline_id.short}: {divergence_text(record)}",
+            verification_id,
+            record,
+            f"The evidence is stored: rbl show {verification_id.short}",
+        )
+    return result
+
+
+def _no_baseline(commit: CommitId, probe: str) -> NoBaselineError:
+    return NoBaselineError(
+        f"commit {commit.short} has no baseline under probe {probe!r}",
+        object=commit,
+        hint=f"Record one: rbl baseline {commit.short} --probe {probe}",
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """A number as records hold it: infinite divergence has no JSON form and becomes None."""
+    return None if value is None or value in (float("inf"), float("-inf")) else value
+
+
+def divergence_text(record: Verification) -> str:
+    """KL and JS in a few words."""
+    if record.kl is None or record.js is None:
+        return record.reason or "no finite divergence"
+    return f"KL {record.kl:.3g}, JS {record.js:.3g} nats (tolerance {record.tolerance:g})"

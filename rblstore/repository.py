@@ -1,0 +1,480 @@
+"""The kernel: one open repository. Records and contents in and out, refs, and the one transaction that publishes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from rblstore.catalog.database import Catalog
+from rblstore.catalog.operation_log import next_operation
+from rblstore.catalog.reader import CatalogReader
+from rblstore.catalog.rows import PackRow
+from rblstore.configuration import DEFAULT_TEXT, Configuration, parse_configuration
+from rblstore.errors import ConflictError, CorruptError, InputError, NoRepositoryError, NotFoundError, RblError
+from rblstore.objects import limits
+from rblstore.objects.content_records import FileEntry, FileManifest
+from rblstore.objects.history_records import SYMBOLIC, Operation, RefChange
+from rblstore.objects.ids import CommitId, ContentId, OperationId, PackId, RecordId
+from rblstore.objects.kinds import parse_record
+from rblstore.objects.locations import ContentLocation, PackSummary
+from rblstore.objects.record import Record
+from rblstore.storage.backend import Backend
+from rblstore.storage.disk import DiskBackend
+from rblstore.storage.durable import fsync_directory, write_file
+from rblstore.storage.locks import shared
+from rblstore.storage.pack_reader import PackReader
+from rblstore.storage.pack_writer import AddedContent, PackWriter
+from rblstore.storage.refs_log import RefsLog
+
+FOLDER = ".rbl"
+FORMAT = b"rblstore 1\n"
+HEADS, TAGS, PROBES = "refs/heads/", "refs/tags/", "refs/probes/"
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+class MissingContentError(CorruptError):
+    """A content or record that something refers to is in no pack."""
+
+    code = "missing_content"
+
+
+class ForeignRepositoryError(NoRepositoryError):
+    """The repository belongs to another user of this system."""
+
+    code = "foreign_owner"
+
+
+class RepositoryExistsError(ConflictError):
+    """There is a repository already."""
+
+    code = "exists"
+
+
+def utc_now() -> str:
+    """The time as records write it: RFC 3339, UTC, whole seconds."""
+    return datetime.now(timezone.utc).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+
+
+def discover(start: Path) -> Path:
+    """The nearest folder at or above ``start`` that holds a repository.
+
+    Raises:
+        NoRepositoryError: There is none up to the root.
+    """
+    start = start.absolute()
+    if start.name == FOLDER and (start / "format").is_file():
+        return start.parent
+    for folder in (start, *start.parents):
+        if (folder / FOLDER / "format").is_file():
+            return folder
+    raise NoRepositoryError(
+        f"{start} is not in an rblstore repository", object=str(start), hint="Make one with: rbl init"
+    )
+
+
+def check_format(folder: Path) -> None:
+    """Refuses a folder that is not a repository of the format this version reads.
+
+    Raises:
+        NoRepositoryError: It is not.
+    """
+    try:
+        with (folder / "format").open("rb") as stream:
+            found = stream.read(64)
+    except OSError as error:
+        raise NoRepositoryError(
+            f"{folder} has no readable format file ({error.strerror})", object=str(folder)
+        ) from error
+    if found != FORMAT:
+        raise NoRepositoryError(
+            f"{folder} has the format {found[:40]!r}, which this version does not read",
+            object=str(folder),
+            hint="Open it with the version that wrote it, or a newer one.",
+        )
+
+
+def _check_owner(folder: Path, allow_foreign: bool) -> None:
+    if allow_foreign or not hasattr(os, "geteuid"):
+        return
+    owner = folder.stat().st_uid
+    if owner not in (os.geteuid(), 0):
+        raise ForeignRepositoryError(
+            f"{folder} belongs to another user (uid {owner})",
+            object=str(folder),
+            hint="If you trust it, open it with allow_foreign=True.",
+        )
+
+
+class Store:
+    """One open repository, safe for several threads to read and for one transaction at a time to write.
+
+    Args:
+        root: The folder that holds ``.rbl``.
+        catalog: Its open catalog.
+        configuration: Its settings.
+    """
+
+    def __init__(self, root: Path, catalog: Catalog, configuration: Configuration) -> None:
+        self.root = root
+        self.folder = root / FOLDER
+        self.catalog = catalog
+        self.configuration = configuration
+        self.backend: Backend = DiskBackend(self.folder)
+        self.log = RefsLog(self.folder / "refs.log")
+        self._packs: dict[PackId, PackReader] = {}
+
+    # -- opening ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def init(cls, root: Path, *, branch: str = "main") -> Store:
+        """Makes a repository in a folder, which is made where it does not exist.
+
+        Raises:
+            RepositoryExistsError: There is one already.
+            WriteError: The system refused.
+        """
+        folder = root / FOLDER
+        if (folder / "format").exists():
+            raise RepositoryExistsError(f"{root} is a repository already", object=str(root))
+        try:
+            for name in ("packs", "tmp", "quarantine"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / "lock").touch()
+            (folder / "refs.log").touch()
+        except OSError as error:
+            raise RblError(
+                f"cannot make a repository in {root}: {error.strerror}", object=str(root), hint="Check its permissions."
+            ) from error
+        # What an init that was cut short left is not a repository (there is no format file): start over.
+        (folder / "catalog.db").unlink(missing_ok=True)
+        Catalog.create(folder / "catalog.db").close()
+        write_file(folder / "config.toml", DEFAULT_TEXT.encode(), folder / "tmp")
+        write_file(folder / "format", FORMAT, folder / "tmp")
+        fsync_directory(root)
+        store = cls.open(root)
+        try:
+            with store.transaction("rblstore") as transaction:
+                transaction.set_ref("HEAD", None, SYMBOLIC + HEADS + branch)
+                transaction.describe("init")
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def open(cls, root: Path, *, allow_foreign: bool = False) -> Store:
+        """Opens the repository in ``root`` and reconciles its operation log with its catalog.
+
+        Raises:
+            NoRepositoryError: None there, of another format, or another user's.
+            CorruptError: The catalog or the log is damaged; the hint says what to run.
+        """
+        folder = root / FOLDER
+        check_format(folder)
+        _check_owner(folder, allow_foreign)
+        try:
+            configuration = parse_configuration((folder / "config.toml").read_bytes())
+        except FileNotFoundError:
+            configuration = Configuration()
+        except OSError as error:
+            raise InputError(f"config.toml cannot be read: {error.strerror}", object="config.toml") from error
+        if not (folder / "catalog.db").exists():
+            raise CorruptError(
+                f"{folder} has no catalog", object=str(folder / "catalog.db"), hint="Rebuild it with: rbl reindex"
+            )
+        store = cls(root, Catalog.open(folder / "catalog.db"), configuration)
+        try:
+            store.reconcile()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Closes the catalog and forgets open packs."""
+        self._packs.clear()
+        self.catalog.close()
+
+    def reconcile(self) -> None:
+        """Brings ``refs.log`` and the catalog to one history: the longer of the two wins.
+
+        Raises:
+            CorruptError: They contradict each other.
+        """
+        last = self.log.last()
+        with self.catalog.read() as reader:
+            newest = reader.last_operation()
+        log_sequence = 0 if last is None else last[0]
+        if log_sequence == (0 if newest is None else newest.sequence):
+            return
+        if newest is None or log_sequence > newest.sequence:
+            self._replay()
+        else:
+            self.append_operations()
+
+    def append_operations(self) -> None:
+        with self.log.locked() as log:
+            with self.catalog.read() as reader:
+                missing = reader.operations_after(log.last_sequence)
+            log.append(missing)
+
+    def _replay(self) -> None:
+        known = {row.pack for row in self._catalog_packs()}
+        with self.log.locked(), self.catalog.write() as writer:
+            for pack in self.packs():
+                if pack not in known:
+                    reader = self.pack(pack)
+                    writer.add_pack(summary := reader.summary())
+                    if summary.kind == "R":
+                        writer.add_records(self.records_of(summary, reader))
+            newest = writer.last_operation()
+            for operation in self.log.read().operations:
+                if newest is None or operation.sequence > newest.sequence:
+                    writer.replay(operation)
+
+    def _catalog_packs(self) -> list[PackRow]:
+        with self.catalog.read() as reader:
+            return reader.packs()
+
+    # -- packs and contents -------------------------------------------------------------------------------------
+
+    def packs(self) -> list[PackId]:
+        """Every pack that the backend holds, sorted."""
+        return sorted(PackId(key.rsplit("/", 1)[-1].removesuffix(".pack")) for key in self.backend.list("packs/"))
+
+    def pack(self, pack: PackId) -> PackReader:
+        """A reader of one pack, kept open."""
+        if pack not in self._packs:
+            self._packs[pack] = PackReader(self.backend, pack)
+        return self._packs[pack]
+
+    def records_of(self, summary: PackSummary, reader: PackReader) -> Iterator[tuple[RecordId, Record]]:
+        """Every record of a record pack, parsed.
+
+        Raises:
+            CorruptError: A record's bytes are not a record.
+        """
+        for location in summary.locations:
+            data = reader.read_small(location, limits.RECORD_BYTES + 128)
+            yield self.parse(RecordId(location.content), data)
+
+    @staticmethod
+    def parse(record_id: RecordId, data: bytes) -> tuple[RecordId, Record]:
+        try:
+            record = parse_record(data)
+        except InputError as error:
+            raise CorruptError(
+                f"the stored record {record_id.short} is not a record: {error.message}",
+                object=record_id,
+                hint="Run: rbl fsck --full",
+            ) from error
+        return type(record).ID(record_id), record
+
+    def location(self, content: ContentId | RecordId) -> ContentLocation:
+        """Where a content is.
+
+        Raises:
+            MissingContentError: In no pack.
+        """
+        with self.catalog.read() as reader:
+            location = reader.location(ContentId(content))
+        if location is None:
+            raise MissingContentError(
+                f"content {content.short} is in no pack", object=content, hint="Run: rbl fsck --full"
+            )
+        return location
+
+    def has(self, content: ContentId) -> bool:
+        """Whether a content is stored."""
+        with self.catalog.read() as reader:
+            return reader.has_content(content)
+
+    def content(self, content: ContentId) -> Iterator[memoryview]:
+        """A content's bytes in order; the digest is checked by the time the iterator is exhausted.
+
+        Raises:
+            CorruptError: Missing, damaged, or not what its id says.
+        """
+        location = self.location(content)
+        yield from self.pack(location.pack).read(location)
+
+    def content_bytes(self, content: ContentId | RecordId, max_bytes: int) -> bytes:
+        """A small content whole.
+
+        Raises:
+            CorruptError: Missing or damaged.
+            InputError: Larger than ``max_bytes``.
+        """
+        location = self.location(content)
+        return self.pack(location.pack).read_small(location, max_bytes)
+
+    def file(self, entry: FileEntry) -> Iterator[memoryview]:
+        """A stored file's bytes in order. Whoever writes them checks the whole file's digest.
+
+        Raises:
+            CorruptError: Something of it is missing or damaged.
+        """
+        if entry.manifest is None:
+            yield from self.content(entry.sha256)
+            return
+        for content in self.record(entry.manifest, FileManifest).contents():
+            yield from self.content(content)
+
+    # -- records ------------------------------------------------------------------------------------------------
+
+    def record(self, record_id: RecordId, of: type[AnyRecord]) -> AnyRecord:
+        """Reads a record of a known kind.
+
+        Raises:
+            CorruptError: Missing or damaged.
+            NotFoundError: It is of another kind.
+        """
+        _, record = self.parse(record_id, self.content_bytes(record_id, limits.RECORD_BYTES + 128))
+        if not isinstance(record, of):
+            raise NotFoundError(f"{record_id.short} is a {record.KIND}, not a {of.KIND}", object=record_id)
+        return record
+
+    def any_record(self, record_id: RecordId) -> Record:
+        """Reads a record whatever its kind.
+
+        Raises:
+            CorruptError: Missing or damaged.
+        """
+        return self.parse(record_id, self.content_bytes(record_id, limits.RECORD_BYTES + 128))[1]
+
+    # -- refs ---------------------------------------------------------------------------------------------------
+
+    def ref(self, name: str) -> str | None:
+        """A ref's value: an id, a symbolic target, or None."""
+        with self.catalog.read() as reader:
+            return reader.ref(name)
+
+    def head_branch(self) -> str:
+        """The full name of the branch that HEAD stands for, which may not have a commit yet."""
+        with self.catalog.read() as reader:
+            return head_branch(reader)
+
+    def head(self) -> CommitId | None:
+        """The commit at HEAD, or None on a branch without commits."""
+        with self.catalog.read() as reader:
+            value = reader.ref(head_branch(reader))
+        return None if value is None else CommitId(value)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def transaction(self, author: str) -> Iterator[Transaction]:
+        """Gathers contents, records and ref changes and publishes them together, or nothing at all.
+
+        Args:
+            author: Who does it, for the operation log.
+
+        Raises:
+            RefMovedError: A ref is no longer what the change says it was.
+            WriteError: The system refused to store something.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(shared(self.folder / "lock"))
+            transaction = stack.enter_context(Transaction(self, author))
+            yield transaction
+            transaction.publish()
+
+
+def head_branch(reader: CatalogReader) -> str:
+    """The full name of the branch that HEAD stands for.
+
+    Raises:
+        CorruptError: HEAD is missing or is not symbolic.
+    """
+    value = reader.ref("HEAD")
+    if value is None or not value.startswith(SYMBOLIC):
+        raise CorruptError("HEAD does not name a branch", object="HEAD", hint="Rebuild the catalog: rbl reindex")
+    return value.removeprefix(SYMBOLIC)
+
+
+class Transaction:
+    """What one command writes. Nothing of it is visible before :meth:`publish`; leaving without it leaves nothing."""
+
+    def __init__(self, store: Store, author: str) -> None:
+        self._store = store
+        self._author = author
+        self._changes: dict[str, RefChange] = {}
+        self._records: dict[RecordId, Record] = {}
+        self._description = ""
+        self._undoes: OperationId | None = None
+        self.operation: Operation | None = None
+        self.packs: list[PackSummary] = []
+        self._contents = PackWriter(
+            store.backend, "C", is_stored=store.has, compression=store.configuration.compression
+        )
+        self._record_pack = PackWriter(store.backend, "R", is_stored=self._record_is_stored, compression="fast")
+
+    def _record_is_stored(self, content: ContentId) -> bool:
+        with self._store.catalog.read() as reader:
+            return reader.record_kind(RecordId(content)) is not None
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._contents.abandon()
+        self._record_pack.abandon()
+
+    def add_content(self, chunks: Iterable[bytes | memoryview], *, element_width: int = 0) -> AddedContent:
+        """Stores a content, reading it once.
+
+        Args:
+            chunks: Its bytes in order, in pieces of any size.
+            element_width: Bytes of one element of a tensor, 0 for anything else.
+        """
+        return self._contents.add(chunks, element_width=element_width)
+
+    def add_record(self, record: AnyRecord) -> RecordId:
+        """Stores a record and returns its id, typed by its kind."""
+        data = record.encode()
+        if len(data) > limits.RECORD_BYTES:
+            raise InputError(f"a {record.KIND} record takes {len(data)} bytes, more than allowed", object=record.KIND)
+        record_id = type(record).id_of(data)
+        if record_id not in self._records:
+            self._records[record_id] = record
+            self._record_pack.add([data])
+        return record_id
+
+    def set_ref(self, name: str, before: str | None, after: str | None) -> None:
+        """Moves a ref from a value to another when the transaction is published; None is absence."""
+        if before != after:
+            self._changes[name] = RefChange(name, before, after)
+
+    def describe(self, description: str, undoes: OperationId | None = None) -> None:
+        """Says what the operation is, in one line."""
+        self._description = description.split("\n", 1)[0][:1000]
+        self._undoes = undoes
+
+    def publish(self) -> None:
+        """Makes everything durable and visible: packs, then one catalog transaction, then the log's line."""
+        for writer in (self._contents, self._record_pack):
+            summary = writer.finish()
+            if summary is not None:
+                self.packs.append(summary)
+        catalog = self._store.catalog
+        with catalog.write() as writer:
+            for summary in self.packs:
+                writer.add_pack(summary)
+            for record_id, record in self._records.items():
+                writer.add_record(record_id, record)
+            if self._changes:
+                changes = tuple(self._changes[name] for name in sorted(self._changes))
+                self.operation = next_operation(
+                    writer, self._description, changes, self._author, utc_now(), self._undoes
+                )
+                writer.apply(self.operation)
+        if self.operation is not None:
+            self._store.append_operations()
