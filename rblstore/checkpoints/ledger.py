@@ -30,7 +30,8 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _hook_ids(module: nn.Module) -> dict[str, frozenset[int]]:
-    return {name: frozenset(getattr(module, name, None) or ()) for name in _HOOKS}
+    hooks: dict[str, dict[int, Any]] = {name: getattr(module, name, None) or {} for name in _HOOKS}
+    return {name: frozenset(found) for name, found in hooks.items()}
 
 
 def _is_pefts(hook: Any) -> bool:
@@ -73,14 +74,14 @@ class PlainState:
             trainable={name: tensor.requires_grad for name, tensor in plain_tensors(model).items()},
             attributes=frozenset(vars(model)),
             pretraining_tp=getattr(getattr(model, "config", None), "pretraining_tp", None),
-            gradient_hooks=bool(getattr(model, "_require_grads_hooks", ())),
+            gradient_hooks=bool(getattr(model, "_require_grads_hooks", None)),
         )
 
     def put_back(self) -> nn.Module:
         """Gives every module its own children, parameters, buffers and class again, and removes what PEFT left."""
         model = self.model
-        if not self.gradient_hooks and getattr(model, "_require_grads_hooks", ()):
-            model.disable_input_require_grads()  # type: ignore[operator]
+        if not self.gradient_hooks and getattr(model, "_require_grads_hooks", None):
+            model.disable_input_require_grads()
         for state in self.modules:
             module = state.module
             if type(module) is not state.kind:
@@ -93,7 +94,7 @@ class PlainState:
             if name in vars(model) and name not in self.attributes:
                 delattr(model, name)
         if self.pretraining_tp is not None:
-            model.config.pretraining_tp = self.pretraining_tp  # type: ignore[union-attr]
+            model.config.pretraining_tp = self.pretraining_tp
         for name, tensor in plain_tensors(model).items():
             if name in self.trainable and tensor.is_leaf and tensor.is_floating_point():
                 tensor.requires_grad_(self.trainable[name])
@@ -118,8 +119,8 @@ def _restore_names(now: dict[str, Any], before: dict[str, Any]) -> None:
 
 def _drop_hooks(module: nn.Module, before: Mapping[str, frozenset[int]]) -> None:
     for name in _HOOKS:
-        hooks = getattr(module, name, None)
-        for key in [key for key in hooks or () if key not in before[name] and _is_pefts(hooks[key])]:
+        hooks: dict[int, Any] = getattr(module, name, None) or {}
+        for key in [key for key in hooks if key not in before[name] and _is_pefts(hooks[key])]:
             del hooks[key]
 
 

@@ -1,7 +1,7 @@
 """Slot names and the names that adapters have inside a live model, each found from the other.
 
-PEFT uses an adapter's name as the name of a module, so ``a.b`` is impossible there, ``keys`` or ``type`` collide with the
-container's own attributes, and ``weight`` or ``q_proj`` with parts of tensor names that PEFT tells apart by their text.
+PEFT uses an adapter's name as the name of a module, so ``a.b`` is impossible there, ``keys`` or ``type`` collide with
+the container's own attributes, and ``weight`` or ``q_proj`` with parts of tensor names that PEFT tells apart by text.
 """
 
 from __future__ import annotations

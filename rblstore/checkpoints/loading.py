@@ -1,4 +1,4 @@
-"""Loads a Hugging Face directory, and adapters beside it, into memory: local files only, safetensors only, no remote code."""
+"""Loads a Hugging Face directory and adapters into memory: local files only, safetensors only, no remote code."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _load_plain(
     kind = class_named(name)
     extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
-        # Weights that the class adds (another head) are drawn at random: always the same ones, and from no one's generator.
+        # Weights that the class adds (another head) are drawn at random: always the same ones, from no one's generator.
         with quiet(), torch.random.fork_rng():
             torch.manual_seed(SEED)
             config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Which transformers class loads a directory: only classes that the library itself lists, never code beside the weights."""
+"""Which transformers class loads a directory: one that the library itself lists, never code beside the weights."""
 
 from __future__ import annotations
 

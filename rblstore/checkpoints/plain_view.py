@@ -53,7 +53,7 @@ def plain_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers under the names of the plain model's ``state_dict``, tied ones under each name."""
+    """Parameters and persistent buffers by their names in the plain model's ``state_dict``, tied ones under each."""
     found: dict[str, torch.Tensor] = {}
     for prefix, module in plain_modules(model):
         own = dict(module._parameters)  # noqa: SLF001 - the module's own, duplicates of tied parameters included
