@@ -26,15 +26,19 @@ def id_range(prefix: str) -> tuple[str, str]:
     return digits.ljust(64, "0"), digits.ljust(64, "f")
 
 
-def _location(row: Row[Any]) -> ContentLocation:
-    return ContentLocation(
-        read_id(row.content, ContentId),
-        read_count(row.size),
-        read_id(row.pack_id, PackId),
-        read_count(row.first_entry),
-        read_count(row.entries),
-        read_count(row.stored),
-    )
+def _locations(rows: Iterable[Row[Any]]) -> Iterator[ContentLocation]:
+    named: dict[object, PackId] = {}  # many contents share few packs, and making an id costs more than reading a row
+    for content, size, pack, first_entry, entries, stored in rows:
+        if pack not in named:
+            named[pack] = read_id(pack, PackId)
+        yield ContentLocation(
+            read_id(content, ContentId),
+            read_count(size),
+            named[pack],
+            read_count(first_entry),
+            read_count(entries),
+            read_count(stored),
+        )
 
 
 def _select_locations() -> Select[Any]:
@@ -53,23 +57,21 @@ class ContentIndex(Snapshot):
 
     def location(self, content: ContentId) -> ContentLocation | None:
         """Where a content is, in the pack that was added first where several hold it; None where none does."""
-        row = self._first(_select_locations().where(contents.c.content == content).order_by(contents.c.pack).limit(1))
-        return None if row is None else _location(row)
+        return next(iter(self.all_locations(content)), None)
 
     def locations(self, wanted: Iterable[ContentId]) -> dict[ContentId, ContentLocation]:
         """The same for many contents; those that no pack holds are left out."""
         found: dict[ContentId, ContentLocation] = {}
         for batch in batches(dict.fromkeys(wanted)):
             statement = _select_locations().where(contents.c.content.in_(batch)).order_by(contents.c.pack)
-            for row in self._all(statement):
-                location = _location(row)
+            for location in _locations(self._all(statement)):
                 found.setdefault(location.content, location)
         return found
 
     def all_locations(self, content: ContentId) -> list[ContentLocation]:
         """Every stored copy of a content, in the order in which the packs were added."""
         statement = _select_locations().where(contents.c.content == content).order_by(contents.c.pack)
-        return [_location(row) for row in self._all(statement)]
+        return list(_locations(self._all(statement)))
 
     def has_content(self, content: ContentId) -> bool:
         """Whether any pack holds it."""
@@ -85,7 +87,7 @@ class ContentIndex(Snapshot):
     def contents_of_pack(self, pack: PackId) -> list[ContentLocation]:
         """What a pack holds, in the order of its index; nothing where it is not known."""
         statement = _select_locations().where(packs.c.id == pack).order_by(contents.c.first_entry)
-        return [_location(row) for row in self._all(statement)]
+        return list(_locations(self._all(statement)))
 
     def record_kind(self, id: RecordId) -> str | None:
         """The kind of a record, None where there is none of that id. Operations are not among the records."""

@@ -1,9 +1,9 @@
 """How the catalog talks to SQLite: connections, transactions, and what its errors mean.
 
-Rollback journal, ``synchronous=EXTRA`` (a commit survives a power cut), foreign keys on, our own BEGIN. WAL is not used:
-its reset bug lost commits until SQLite 3.51.3. Each transaction has a connection of its own, so a catalog may be shared
-between threads, survives a fork, and follows a file that `rbl reindex` has replaced; opening one costs a fraction of a
-millisecond.
+Rollback journal, ``synchronous=EXTRA`` (a commit survives a power cut), foreign keys on, our own BEGIN. WAL is not
+used: its reset bug lost commits until SQLite 3.51.3. Each transaction has a connection of its own, so a catalog may be
+shared between threads, survives a fork, and follows a file that `rbl reindex` has replaced; opening one costs a
+fraction of a millisecond.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def open_engine(path: Path, busy_timeout: float) -> Engine:
 
 
 def _begin(connection: Connection) -> None:
-    """Begins what the connection is for. IMMEDIATE takes the write lock at once, so that no read of a writer is stale."""
+    """Begins what the connection is for. IMMEDIATE takes the write lock at once: no read of a writer is ever stale."""
     writes = connection.get_execution_options().get(_WRITE_OPTION, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

@@ -1,7 +1,7 @@
 """The commit graph: order, ancestry and compositions.
 
-Every walk goes down in windows of generations, a query or two each: a commit's generation is larger than its parents', so
-nothing below a window can lead back into it. What is read is bounded by what is asked for, not by the length of history.
+Every walk goes down in windows of generations, two queries each: a commit's generation is larger than its parents', so
+nothing below a window can lead back into it. What is read is bounded by what is asked for, not by the whole history.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class CommitGraph(Snapshot):
     def commits(self, heads: Sequence[CommitId], limit: int | None = None) -> Iterator[CommitRow]:
         """Commits and all their ancestors, each once and before its parents; read as they are taken.
 
-        Larger generations come first; among equals the later time (as text), then the smaller id. So order comes from the
-        graph, and a clock only decides between commits neither of which descends from the other.
+        Larger generations come first; among equals the later time (as text), then the smaller id. So order comes from
+        the graph, and a clock only decides between commits neither of which descends from the other.
 
         Raises:
             CommitNotFoundError: A head is not in the catalog.
@@ -118,10 +118,8 @@ class CommitGraph(Snapshot):
             self._generations([within])
             if found:
                 walk = _walk([within], min(found.values()))
-                statement = (
-                    select(commits.c.id)
-                    .join_from(walk, commits, commits.c.id == walk.c.id)
-                    .where(commits.c.composition == composition)
+                statement = select(commits.c.id).where(
+                    commits.c.composition == composition, commits.c.id.in_(select(walk.c.id))
                 )
                 reached = {row.id for row in self._all(statement)}
                 found = {id: generation for id, generation in found.items() if id in reached}
@@ -195,12 +193,13 @@ class CommitGraph(Snapshot):
 
     def _window(self, starts: Sequence[CommitId], lowest: int, below: dict[CommitId, int]) -> dict[CommitId, CommitRow]:
         """Commits and ancestors down to a generation; parents that lie lower are put into ``below``."""
-        walk = _walk(starts, lowest)
+        # IN, not a join: joining, and asked for an order, SQLite reads every edge and looks it up among those reached.
+        reached = select(_walk(starts, lowest).c.id)
         parent = commits.alias("parent")
         edges = (
             select(commit_parents.c.commit, commit_parents.c.parent, parent.c.generation)
-            .join_from(walk, commit_parents, commit_parents.c.commit == walk.c.id)
-            .join(parent, parent.c.id == commit_parents.c.parent)
+            .join_from(commit_parents, parent, parent.c.id == commit_parents.c.parent)
+            .where(commit_parents.c.commit.in_(reached))
             .order_by(commit_parents.c.commit, commit_parents.c.position)
         )
         parents: dict[str, dict[CommitId, int]] = {}
@@ -210,7 +209,7 @@ class CommitGraph(Snapshot):
             if generation < lowest:
                 below[id] = generation
         inside: dict[CommitId, CommitRow] = {}
-        for row in self._all(select(commits).join_from(walk, commits, commits.c.id == walk.c.id)):
+        for row in self._all(select(commits).where(commits.c.id.in_(reached))):
             above = parents.get(row.id, {})
             commit = _commit(row, tuple(above))
             # Order, ancestry and the end of every walk rest on this.

@@ -1,11 +1,11 @@
 """The catalog's schema over time: creating it through Alembic, and refusing a catalog of another version.
 
-``migrations/`` lies beside the package in a source checkout and inside it in a wheel. Alembic is imported only here, and
-only where a schema is created: opening a catalog compares one row with :data:`REVISION`. A catalog of another version is
-not migrated in passing: everything in it is derived, so it is rebuilt when its owner asks for that.
+``migrations/`` lies beside the package in a source checkout and inside it in a wheel. Alembic is imported only here,
+and only where a schema is created: opening a catalog compares one row with :data:`REVISION`. A catalog of another
+version is not migrated in passing: everything in it is derived, so it is rebuilt when its owner asks for that.
 
-A new version: change ``tables.py``, add ``migrations/versions/NNNN_what.py``, move :data:`REVISION` to it and the old one
-to :data:`EARLIER_REVISIONS`. A test compares tables and migrations.
+A new version: change ``tables.py``, add ``migrations/versions/NNNN_what.py``, move :data:`REVISION` to it and the old
+one to :data:`EARLIER_REVISIONS`. A test compares tables and migrations.
 """
 
 from __future__ import annotations

@@ -13,13 +13,13 @@ refs                name -> object id, or ``ref: NAME``
 operations          the operation log: canonical JSON as text, from which everything else about an operation is read
 ==================  ====================================================================================================
 
-Ids are their 64 hexadecimal digits as text. As 32-byte BLOBs the file would be a third smaller, but each of 140,000 values
-would be converted in Python on its way in and out, refs (which hold ids beside symbolic names) would not join with
-anything, and no SQLite shell would show a person what they look for. The one place where the width counts is ``contents``,
-so there the pack is a number, and the table is its own primary-key index (WITHOUT ROWID).
+Ids are their 64 hexadecimal digits as text. As 32-byte BLOBs the file would be a third smaller, but each of 140,000
+values would be converted in Python on its way in and out, refs (which hold ids beside symbolic names) would not join
+with anything, and no SQLite shell would show a person what they look for. The one place where the width counts is
+``contents``, so there the pack is a number, and the table is its own primary-key index (WITHOUT ROWID).
 
-``subject``, ``composition``, ``identity`` and ``behavior`` are not foreign keys: the catalog of a damaged repository must
-hold everything that is left, for `rbl fsck` to say what is missing.
+``subject``, ``composition``, ``identity`` and ``behavior`` are not foreign keys: the catalog of a damaged repository
+must hold everything that is left, for `rbl fsck` to say what is missing.
 """
 
 from __future__ import annotations
