@@ -186,8 +186,8 @@ class _Gathering:
 def claims_from_files(files: Mapping[str, Callable[[], bytes]]) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
     """What a model's own files say about it.
 
-    Read are README.md's front matter, ``_name_or_path`` of config.json, the base named by adapter_config.json, and which
-    licence and notice files there are. Hostile content gives a warning and no claims; it never raises.
+    Read are README.md's front matter, ``_name_or_path`` of config.json, the base named by adapter_config.json, and
+    which licence and notice files there are. Hostile content gives a warning and no claims; it never raises.
 
     Args:
         files: Relative path to a function that gives the file's bytes. Only those of the files above are called, and
