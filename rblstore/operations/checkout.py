@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rblstore.checkpoints.checkout_layout import (
-    MANIFEST_NAME,
+    MANIFEST_FILE,
     CheckoutFile,
+    CheckoutForm,
     CheckoutManifest,
     CheckoutSlot,
     PlannedFile,
-    encode_manifest,
+    behavior_folder,
     plan_checkout,
 )
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
@@ -94,7 +95,7 @@ def write_adapters(
     progress: Progress | None,
     commit_id: CommitId,
     composition_id: CompositionId,
-    form: str = "adapters",
+    form: CheckoutForm = "adapters",
 ) -> tuple[CheckoutFile, ...]:
     """Writes a composition in the ``adapters`` form.
 
@@ -115,7 +116,7 @@ def write_adapters(
         composition_id,
         composition.identity,
         tuple(
-            CheckoutSlot(slot.name, slot.behavior, slot.weight, f"behaviors/{slot.name}") for slot in composition.slots
+            CheckoutSlot(slot.name, slot.behavior, slot.weight, behavior_folder(slot.name)) for slot in composition.slots
         ),
         files,
     )
@@ -133,8 +134,8 @@ def write_manifest(writer: DirectoryWriter, manifest: CheckoutManifest) -> None:
     """Writes ``rbl-composition.json``."""
     import hashlib
 
-    data = encode_manifest(manifest)
-    writer.write_file(MANIFEST_NAME, [data], ContentId(hashlib.sha256(data).hexdigest()), len(data))
+    data = manifest.encode()
+    writer.write_file(MANIFEST_FILE, [data], ContentId(hashlib.sha256(data).hexdigest()), len(data))
 
 
 def plan(store: Store, composition: Composition) -> tuple[PlannedFile, ...]:

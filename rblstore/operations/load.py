@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rblstore.checkpoints.checkout_layout import MANIFEST_NAME, parse_manifest
+from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest, PlannedFile, behavior_folder
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
 from rblstore.errors import InputError
 from rblstore.objects import limits
@@ -20,44 +19,51 @@ from rblstore.repository import Store
 from rblstore.revisions import resolve
 
 
-@dataclass(frozen=True)
-class LaidOut:
-    """A composition's files in a directory that goes away afterwards.
-
-    Attributes:
-        directory: The identity's files, with ``behaviors/NAME`` beside them.
-        slots: (name, directory, weight) of each behavior, in order.
-    """
-
-    directory: Path
-    slots: tuple[tuple[str, Path, float], ...]
+Slots = tuple[tuple[str, Path, float], ...]
+"""(name, directory, weight) of each behavior, in order."""
 
 
 @contextmanager
-def laid_out(store: Store, composition: Composition, progress: Progress | None = None) -> Iterator[LaidOut]:
-    """Writes a composition into a temporary directory, every digest verified.
+def laid_out(store: Store, composition: Composition, progress: Progress | None = None) -> Iterator[tuple[Path, Slots]]:
+    """Writes a composition into a directory that goes away afterwards, every digest verified.
 
     Args:
         store: The repository.
         composition: What to write.
         progress: Is told bytes written.
 
+    Returns:
+        The directory of the identity's files, and where each behavior lies.
+
     Raises:
         CorruptError: Stored bytes are damaged.
     """
+    with _written(store, composition, plan(store, composition), progress) as laid:
+        yield laid
+
+
+@contextmanager
+def laid_out_behaviors(store: Store, composition: Composition) -> Iterator[Slots]:
+    """Like :func:`laid_out`, without the identity's files."""
+    planned = [file for file in plan(store, composition) if file.owner is not None]
+    with _written(store, composition, planned, None) as (_, slots):
+        yield slots
+
+
+@contextmanager
+def _written(
+    store: Store, composition: Composition, planned: Sequence[PlannedFile], progress: Progress | None
+) -> Iterator[tuple[Path, Slots]]:
     with tempfile.TemporaryDirectory(prefix="rbl-load-", dir=store.folder / "tmp") as folder:
         directory = Path(folder) / "model"
-        planned = plan(store, composition)
         meter = Meter(progress, sum(file.entry.size for file in planned))
         with DirectoryWriter(directory) as writer:
             for file in planned:
                 writer.write_file(file.path, store.file(file.entry), file.entry.sha256, file.entry.size)
                 meter.add(f"reading {file.path}", file.entry.size)
             writer.commit()
-        yield LaidOut(
-            directory,
-            tuple((slot.name, directory / "behaviors" / slot.name, slot.weight) for slot in composition.slots),
-        )
+        slots = tuple((slot.name, directory / behavior_folder(slot.name), slot.weight) for slot in composition.slots)
+        yield directory, slots
 
 
 def load_composition(store: Store, composition: Composition, progress: Progress | None = None, **options: Any) -> Any:
@@ -77,10 +83,10 @@ def load_composition(store: Store, composition: Composition, progress: Progress 
         LoadMismatchError: The weights are not those that the configuration describes.
     """
     from rblstore.checkpoints.loading import AttachSpec, load_directory
-    from rblstore.divergence.measure import aligned
+    from rblstore.divergence.alignment import aligned
 
-    with laid_out(store, composition, progress) as files:
-        model = load_directory(files.directory, [AttachSpec(*slot) for slot in files.slots], **options)
+    with laid_out(store, composition, progress) as (directory, slots):
+        model = load_directory(directory, [AttachSpec(*slot) for slot in slots], **options)
         return aligned(model)
 
 
@@ -102,19 +108,20 @@ def load_checkout(directory: Path, **options: Any) -> Any:
         InputError: The directory is no checkout, or its ``rbl-composition.json`` is malformed.
     """
     from rblstore.checkpoints.loading import AttachSpec, load_directory
-    from rblstore.divergence.measure import aligned
+    from rblstore.divergence.alignment import aligned
 
-    path = directory / MANIFEST_NAME
+    path = directory / MANIFEST_FILE
     try:
         with path.open("rb") as stream:
             data = stream.read(limits.RECORD_BYTES + 1)
     except OSError as error:
         raise InputError(
-            f"{directory} is not a checkout: {MANIFEST_NAME} cannot be read ({error.strerror})",
+            f"{directory} is not a checkout: {MANIFEST_FILE} cannot be read ({error.strerror})",
             object=str(directory),
             hint="Make one with: rbl checkout REV DIR",
         ) from error
-    manifest = parse_manifest(data)
-    slots = [] if manifest.form == "merged" else manifest.slots
-    specs = [AttachSpec(slot.name, directory / slot.path, slot.weight) for slot in slots]
+    manifest = CheckoutManifest.parse(data)
+    specs = [
+        AttachSpec(slot.name, directory / slot.path, slot.weight) for slot in manifest.slots if slot.path is not None
+    ]
     return aligned(load_directory(directory, specs, **options))

@@ -15,7 +15,7 @@ from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.ids import CommitId, CompositionId, ProbeId, VerificationId
 from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
 from rblstore.operations.commit import NoSuchBehaviorError
-from rblstore.operations.load import laid_out, load_composition
+from rblstore.operations.load import laid_out_behaviors, load_composition
 from rblstore.operations.probe import find_probe
 from rblstore.operations.progress import Progress
 from rblstore.operations.result import Result, to_json
@@ -385,13 +385,17 @@ class _Proof:
 
     def _live_revert(self, model: Any, head: Composition, target: Composition) -> Any:
         """The target composition made out of the head's live model: by reference, never by subtraction."""
-        from rblstore.divergence.measure import aligned
-        from rblstore.live.recompose import recompose
+        from rblstore.divergence.alignment import aligned
+        from rblstore.live.recompose import AttachSpec, recompose, stored_values
+        from rblstore.operations.tensor_reading import tensor_reader
 
         if head.identity != target.identity:
             return load_composition(self._store, target, self._progress)
-        with laid_out(self._store, target, self._progress) as files:
-            return aligned(recompose(model, files.directory, files.slots, keep=_kept(head, target)))
+        view = view_identity(self._store, self._store.record(head.identity, Identity))
+        restore = stored_values(model, view.tensors, tensor_reader(self._store, view))
+        with laid_out_behaviors(self._store, target) as slots:
+            specs = [AttachSpec(*slot) for slot in slots]
+            return aligned(recompose(model, specs, keep=_kept(head, target), restore=restore))
 
 
 def _kept(head: Composition, target: Composition) -> frozenset[str]:

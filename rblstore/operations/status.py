@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rblstore.checkpoints.checkout_layout import MANIFEST_NAME, parse_manifest
+from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
 from rblstore.checkpoints.checkout_writer import Difference, compare_directory
 from rblstore.errors import InputError
 from rblstore.objects import limits
@@ -80,15 +80,15 @@ def checkout_status(store: Store, directory: Path) -> CheckoutStatus:
         InputError: The directory is no checkout.
     """
     try:
-        with (directory / MANIFEST_NAME).open("rb") as stream:
+        with (directory / MANIFEST_FILE).open("rb") as stream:
             data = stream.read(limits.RECORD_BYTES + 1)
     except OSError as error:
         raise InputError(
-            f"{directory} is not a checkout: {MANIFEST_NAME} cannot be read ({error.strerror})",
+            f"{directory} is not a checkout: {MANIFEST_FILE} cannot be read ({error.strerror})",
             object=str(directory),
             hint="Make one with: rbl checkout REV DIR",
         ) from error
-    manifest = parse_manifest(data)
+    manifest = CheckoutManifest.parse(data)
     differences = tuple(compare_directory(directory, manifest))
     with store.catalog.read() as reader:
         known = reader.commit(manifest.commit) is not None

@@ -1,0 +1,71 @@
+"""Turns a live model's composition into another one over the same identity: what changed goes or comes, the rest stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import torch
+from torch import nn
+
+from rblstore.checkpoints.attaching import AttachSpec, activate, attach_adapters
+from rblstore.checkpoints.ledger import ledger_of
+from rblstore.live.attach import attached
+from rblstore.live.binding import Read, bind
+from rblstore.live.detach import detach
+
+__all__ = ["AttachSpec", "recompose", "stored_values"]
+
+
+def stored_values(model: nn.Module, names: Iterable[str], read: Read) -> Callable[[str], torch.Tensor | None]:
+    """What :func:`rblstore.live.detach.detach` asks: the stored value beneath all behaviors of a live tensor.
+
+    Args:
+        model: The live model.
+        names: The identity's logical tensor names.
+        read: Reads one of them.
+
+    Returns:
+        A function of a live name. The model is bound to the stored names when it is first called: most behaviors replace
+        nothing.
+    """
+    restore: list[Read] = []
+
+    def value(live_name: str) -> torch.Tensor | None:
+        if not restore:
+            restore.append(bind(model, names).restorer(read))
+        return restore[0](live_name)
+
+    return value
+
+
+def recompose(
+    model: nn.Module,
+    target: Sequence[AttachSpec],
+    *,
+    keep: Collection[str],
+    restore: Callable[[str], torch.Tensor | None],
+) -> nn.Module:
+    """Makes exactly the target's behaviors active, in its order.
+
+    Args:
+        model: What rblstore's load or attach returned.
+        target: Every behavior that is to be there afterwards, in order.
+        keep: Slots that stay as they are; every other one on the model is taken out.
+        restore: Gives the stored value of a tensor that a behavior replaced; see :func:`stored_values`.
+
+    Returns:
+        The plain transformers model where nothing is left, else a PEFT model.
+
+    Raises:
+        UnrestorableError: A replaced tensor has no stored value.
+        UnattachableError: PEFT refuses the target.
+    """
+    model = detach(model, [name for name in attached(model) if name not in keep], restore=restore)
+    there = set(attached(model))
+    model = attach_adapters(model, [spec for spec in target if spec.name not in there])
+    ledger = ledger_of(model)
+    order = {spec.name: place for place, spec in enumerate(target)}
+    if ledger is not None and (ordered := sorted(ledger.attached, key=lambda one: order[one.slot])) != ledger.attached:
+        ledger.attached[:] = ordered
+        activate(model, ledger)
+    return model

@@ -1,0 +1,35 @@
+"""Single stored tensors as torch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from rblstore.operations.stored_models import IdentityView
+from rblstore.repository import Store
+
+if TYPE_CHECKING:
+    import torch
+
+
+def tensor_reader(store: Store, view: IdentityView) -> Callable[[str], torch.Tensor | None]:
+    """A function that reads a logical tensor of an identity by its stored name; None where there is none.
+
+    The tensor has the stored element type and shape, and memory of its own. Reading raises CorruptError where stored
+    bytes are damaged.
+    """
+    import torch
+
+    from rblstore.checkpoints.element_types import torch_dtype
+
+    def read(name: str) -> torch.Tensor | None:
+        stored = view.tensors.get(name)
+        if stored is None:
+            return None
+        raw = bytearray()
+        for chunk in store.content(stored.content):
+            raw += chunk
+        flat = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
+        return flat.view(torch_dtype(stored.dtype)).reshape(stored.shape)
+
+    return read
