@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Select, select
 
 from rblstore.catalog.rows import PackRow, read_count, read_id, read_pack_kind, read_text
 from rblstore.catalog.snapshot import Snapshot, batches
@@ -26,7 +26,7 @@ def id_range(prefix: str) -> tuple[str, str]:
     return digits.ljust(64, "0"), digits.ljust(64, "f")
 
 
-def _locations(rows: Iterable[Row[Any]]) -> Iterator[ContentLocation]:
+def _locations(rows: Iterable[Sequence[Any]]) -> Iterator[ContentLocation]:
     named: dict[object, PackId] = {}  # many contents share few packs, and making an id costs more than reading a row
     for content, size, pack, first_entry, entries, stored in rows:
         if pack not in named:

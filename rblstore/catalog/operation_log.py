@@ -101,7 +101,7 @@ class OperationLog(Snapshot):
         return [_operation(row) for row in self._all(statement)]
 
 
-def next_operation(  # noqa: PLR0917
+def next_operation(
     log: OperationLog,
     description: str,
     changes: Sequence[RefChange],
