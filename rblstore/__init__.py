@@ -47,7 +47,7 @@ from rblstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from rblstore.api import Repository, init, load_checkout, open, reindex
+    from rblstore.api import Repository, init, load_checkout, open, reindex  # noqa: A004
     from rblstore.checkpoints.saving import AdapterTensors
 
 __version__ = "0.1.0"

@@ -42,7 +42,7 @@ TOLERANCE = 1e-6
 class Repository:
     """One open repository.
 
-    Make one with :func:`rblstore.init` or open one with :func:`rblstore.open`; use it as a context manager, or close it.
+    Made by :func:`rblstore.init` or :func:`rblstore.open`; use it as a context manager, or close it.
 
     Every method that writes takes ``author``; without one it is the repository's configured author, else ``unknown``.
     Methods that read or write many bytes take ``progress``, a function of a

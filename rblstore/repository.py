@@ -1,4 +1,4 @@
-"""The kernel: one open repository. Records and contents in and out, refs, and the one transaction that publishes them."""
+"""The kernel: one open repository, its records, contents and refs, and the one transaction that publishes them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Whether an adapter was trained on the identity it is being committed on, as far as its files can tell.
 
-An adapter's tensors do not say what they were trained on; its configuration names a base. The name is evidence where it leads
-to tensors (a directory on this machine) or to another identity of this repository; anything else is said as a warning.
+An adapter's tensors do not say what they were trained on; its configuration names a base. The name is evidence where it
+leads
+to tensors (a directory on this machine) or to another identity of this repository; elsewhere it decides nothing.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rblstore.checkpoints.adapter_config import AdapterConfig
-from rblstore.checkpoints.adapter_effects import WrongBaseError
+from rblstore.checkpoints.composition_ground import WrongBaseError, shown
 from rblstore.checkpoints.safetensors_header import TensorSpan, read_header
 from rblstore.checkpoints.source_directory import read_exact, scan_directory
 from rblstore.errors import RblError
-from rblstore.objects.content_records import Behavior, Ground
+from rblstore.objects.content_records import Behavior, Ground, Identity
 from rblstore.objects.ids import RecordId
 from rblstore.operations.claims import claims_about
 from rblstore.operations.stored_models import IdentityView
@@ -29,32 +30,29 @@ def check_named_base(
     store: Store,
     name: str,
     config: AdapterConfig,
-    directory: Path | None,
+    directory: Path,
     behavior: Behavior,
     identity: IdentityView,
-) -> list[str]:
+) -> None:
     """Refuses an adapter whose configuration leads to a base with other tensors.
 
     Args:
         store: The repository, whose statements name its identities.
         name: The slot, for messages.
         config: The adapter's configuration.
-        directory: Where the adapter lies, or None for one from memory.
+        directory: Where the adapter lies.
         behavior: The adapter as it would be bound.
         identity: What it would be bound to.
-
-    Returns:
-        Warnings: a named base that leads nowhere.
 
     Raises:
         WrongBaseError: The named base has other tensors where this adapter acts.
     """
     named = config.base_model_name_or_path
     if not named:
-        return []
+        return
     grounds = [ground for ground in behavior.grounds if ground.on == "tensor"]
     last = Path(named).name
-    candidates = [Path(named)] if directory is None else [Path(named), directory.absolute().parent / last]
+    candidates = [Path(named), directory.absolute().parent / last]
     for candidate in candidates:
         try:
             if not candidate.is_dir():
@@ -64,20 +62,18 @@ def check_named_base(
             # The name is only a hint: a folder of that name that is no checkpoint says nothing.
             continue
         if differing:
-            shown = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
             raise WrongBaseError(
-                f"{name!r} was made for {named!r}, whose tensors differ from this identity's: {shown}",
+                f"{name!r} was made for {named!r}, whose tensors differ from this identity's: {shown(differing)}",
                 object=name,
                 hint="Commit it on a branch that holds that base (rbl switch --orphan), or bind it here with --rebind.",
             )
-        return []
+        return
     if _names_other_identity(store, last, identity):
         raise WrongBaseError(
             f"{name!r} was made for {named!r}, which is another identity of this repository",
             object=name,
             hint="Commit it on that identity's branch, or bind it here with --rebind.",
         )
-    return []
 
 
 def _spans(directory: Path) -> Iterator[tuple[int, int, TensorSpan]]:
@@ -116,8 +112,6 @@ def _differing(directory: Path, grounds: list[Ground]) -> list[str]:
 
 
 def _names_other_identity(store: Store, named: str, identity: IdentityView) -> bool:
-    from rblstore.objects.content_records import Identity
-
     with store.catalog.read() as reader:
         identities = [record_id for record_id, _ in reader.records("identity")]
     others = False

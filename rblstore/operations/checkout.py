@@ -116,7 +116,8 @@ def write_adapters(
         composition_id,
         composition.identity,
         tuple(
-            CheckoutSlot(slot.name, slot.behavior, slot.weight, behavior_folder(slot.name)) for slot in composition.slots
+            CheckoutSlot(slot.name, slot.behavior, slot.weight, behavior_folder(slot.name))
+            for slot in composition.slots
         ),
         files,
     )

@@ -18,7 +18,6 @@ from rblstore.operations.progress import Meter, Progress
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
-
 Slots = tuple[tuple[str, Path, float], ...]
 """(name, directory, weight) of each behavior, in order."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def reindex(root: Path, *, progress: Progress | None = None) -> ReindexResult:
         try:
             # The old journal belongs to the old file and must never be played into the new one.
             (folder / "catalog.db-journal").unlink(missing_ok=True)
-            os.replace(fresh, folder / "catalog.db")
+            fresh.replace(folder / "catalog.db")
         except OSError as error:
             raise RblError(
                 f"the new catalog could not take its place: {error.strerror}", object=str(folder / "catalog.db")

@@ -244,7 +244,7 @@ def revert(store: Store, request: RevertRequest, progress: Progress | None = Non
     if target == head_composition:
         raise NothingChangedError("nothing to revert: the commit changed nothing", object=reverted)
     view = view_identity(store, store.record(target.identity, Identity))
-    check_members(view, members(store, target), unloadable=True)
+    check_members(view, members(store, target), members(store, head_composition), unloadable=True)
     message = default_message if request.message is None else request.message
     check_text(message, "the message", limits.MESSAGE_BYTES)
     removed = tuple(slot.name for slot in head_composition.slots if target.slot(slot.name) is None)

@@ -109,25 +109,33 @@ def members(store: Store, composition: Composition) -> list[Member]:
     return found
 
 
-def check_members(identity: IdentityView, found: Sequence[Member], *, unloadable: bool) -> None:
+def check_members(
+    identity: IdentityView, found: Sequence[Member], before: Sequence[Member] = (), *, unloadable: bool
+) -> None:
     """Refuses a composition in which a behavior does not stand on what it was bound to, or that peft cannot attach.
 
     Args:
         identity: What lies beneath everything.
         found: The behaviors, in order.
+        before: Those of the composition before, which may explain a ground that is missing.
         unloadable: Whether to let through what peft cannot attach.
 
     Raises:
         ConflictError: Wrong ground, an overlap, or no way to attach.
         UsageError: A weight that the behavior's form does not take.
     """
+    gone = [(one.name, one.behavior) for one in before if not any(one.behavior == other.behavior for other in found)]
     check_composition(
-        identity.tensors, identity.files, [(member.name, member.behavior, member.weight) for member in found]
+        identity.tensors,
+        identity.files,
+        [(member.name, member.behavior, member.weight) for member in found],
+        removed=gone,
     )
     if not unloadable:
-        adapters = [
-            (member.name, member.config, member.behavior, member.weight)
-            for member in found
-            if member.config is not None
-        ]
-        check_attachable(adapters)
+        check_attachable(
+            [
+                (member.name, member.config, member.behavior, member.weight)
+                for member in found
+                if member.config is not None
+            ]
+        )

@@ -20,7 +20,7 @@ def tensor_reader(store: Store, view: IdentityView) -> Callable[[str], torch.Ten
     """
     import torch
 
-    from rblstore.checkpoints.element_types import torch_dtype
+    from rblstore.live.binding import DTYPES
 
     def read(name: str) -> torch.Tensor | None:
         stored = view.tensors.get(name)
@@ -30,6 +30,6 @@ def tensor_reader(store: Store, view: IdentityView) -> Callable[[str], torch.Ten
         for chunk in store.content(stored.content):
             raw += chunk
         flat = torch.frombuffer(raw, dtype=torch.uint8) if raw else torch.empty(0, dtype=torch.uint8)
-        return flat.view(torch_dtype(stored.dtype)).reshape(stored.shape)
+        return flat.view(getattr(torch, DTYPES[stored.dtype])).reshape(stored.shape)
 
     return read

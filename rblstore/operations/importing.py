@@ -1,0 +1,251 @@
+"""Importing identities and behaviors into a transaction: files stored, behaviors bound to what they stand on."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rblstore.checkpoints.adapter_config import parse_adapter_config
+from rblstore.checkpoints.adapter_effects import adapter_effects
+from rblstore.checkpoints.checkout_layout import BEHAVIORS_FOLDER, MANIFEST_FILE
+from rblstore.checkpoints.composition_ground import logical_state, shown
+from rblstore.checkpoints.source_directory import (
+    BadDirectoryError,
+    SourceDirectory,
+    SourceFile,
+    read_exact,
+    scan_directory,
+)
+from rblstore.errors import ConflictError
+from rblstore.objects import limits
+from rblstore.objects.content_records import Behavior, Identity, tensor_root
+from rblstore.objects.evidence_records import Claim
+from rblstore.objects.ids import BehaviorId, IdentityId
+from rblstore.operations.adapter_base import check_named_base
+from rblstore.operations.claims import card_claims, said_claims, state
+from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.store_files import StoredFiles, store_files
+from rblstore.operations.stored_models import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    INDEX,
+    IdentityView,
+    Member,
+    logical,
+)
+from rblstore.repository import Store, Transaction
+
+if TYPE_CHECKING:
+    from rblstore.checkpoints.saving import ModelSource
+
+
+class LiveBaseError(ConflictError):
+    """A live model carries an adapter over another base than the one committed."""
+
+    code = "wrong_base"
+
+
+@dataclass(frozen=True)
+class CommitRequest:
+    """What to commit.
+
+    Attributes:
+        message: At least one character that is not white space.
+        identity: A directory, a live model or a mapping of tensors; None keeps the parent's.
+        behaviors: By slot name: a directory, a live PEFT model, or adapter tensors with their configuration.
+        remove: Names of slots to leave out.
+        weights: By slot name.
+        branch: Where to commit; None for HEAD's branch.
+        license: Said about everything imported here.
+        author: Who commits.
+        meta: Said about everything imported here.
+        origin: Where licence and meta come from: ``command line`` or ``api``.
+        allow_empty: Whether a commit may repeat its parent's composition.
+        unloadable: Whether a composition may be one that peft cannot attach.
+        rebind: Whether to bind an adapter to this base although it names another.
+        include_opaque: Whether pickles beside safetensors are kept as bytes that are never loaded.
+    """
+
+    message: str
+    author: str
+    identity: str | Path | ModelSource | None = None
+    behaviors: Mapping[str, str | Path | ModelSource] | None = None
+    remove: Sequence[str] = ()
+    weights: Mapping[str, float] | None = None
+    branch: str | None = None
+    license: str | None = None
+    meta: Mapping[str, str] | None = None
+    origin: str = "api"
+    allow_empty: bool = False
+    unloadable: bool = False
+    rebind: bool = False
+    include_opaque: bool = False
+
+
+class Sources:
+    """The directories to read, scanned; what is in memory is written to a temporary folder first.
+
+    Args:
+        stack: Keeps the temporary folders until it is closed.
+        store: The repository.
+        request: What is committed.
+    """
+
+    def __init__(self, stack: ExitStack, store: Store, request: CommitRequest) -> None:
+        self._stack = stack
+        self._store = store
+        self._opaque = request.include_opaque
+        given = request.identity
+        self.identity = None if given is None else self._scan(given, identity=True)
+        self.behaviors = {name: self._scan(source) for name, source in (request.behaviors or {}).items()}
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        every = [*self.behaviors.values(), *([] if self.identity is None else [self.identity])]
+        return sum(file.size for source in every for file in source.files)
+
+    def _scan(self, source: Any, *, identity: bool = False) -> SourceDirectory:
+        if isinstance(source, (str, Path)):
+            return _without_checkout_parts(scan_directory(Path(source), include_opaque=self._opaque))
+        from rblstore.checkpoints.saving import save_source
+
+        folder = self._stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="rbl-save-", dir=self._store.folder / "tmp")
+        )
+        save_source(source, Path(folder), identity=identity)
+        return scan_directory(Path(folder))
+
+
+def _without_checkout_parts(source: SourceDirectory) -> SourceDirectory:
+    """A checkout's own files are not part of the model that was checked out."""
+    if not any(file.path == MANIFEST_FILE for file in source.files):
+        return source
+    own = (MANIFEST_FILE, f"{BEHAVIORS_FOLDER}/")
+    return replace(source, files=tuple(file for file in source.files if not file.path.startswith(own)))
+
+
+def _read_whole(file: SourceFile) -> bytes:
+    descriptor = file.open()
+    try:
+        return read_exact(descriptor, 0, min(file.size, limits.RECORD_BYTES))
+    finally:
+        os.close(descriptor)
+
+
+class Importer:
+    """Reads sources into a transaction, and gathers what a person should know.
+
+    Args:
+        store: The repository.
+        transaction: Where everything goes.
+        request: What is committed.
+        sources: Scanned.
+        progress: Is told bytes read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        transaction: Transaction,
+        request: CommitRequest,
+        sources: Sources,
+        progress: Progress | None,
+    ) -> None:
+        self._store = store
+        self._transaction = transaction
+        self._request = request
+        self._sources = sources
+        self._meter = Meter(progress, sources.size)
+        self._said = said_claims(request.license, request.meta or {}, request.origin)
+        self.warnings: list[str] = []
+        self.left_out: list[tuple[str, str]] = []
+        self.raw = 0
+
+    def _store_files(self, source: SourceDirectory, prefix: str) -> StoredFiles:
+        files = store_files(self._transaction, source, self._meter)
+        self.warnings += [prefix + warning for warning in files.warnings]
+        self.left_out += [(prefix + left.path, left.reason) for left in source.left_out]
+        self.raw += files.raw
+        return files
+
+    def _state(self, source: SourceDirectory, subject: IdentityId | BehaviorId, prefix: str, *more: Claim) -> None:
+        claims, warnings = card_claims(source)
+        self.warnings += [prefix + warning for warning in warnings]
+        state(self._store, self._transaction, subject, (*claims, *more, *self._said), self._request.author)
+
+    def identity(self, source: SourceDirectory) -> tuple[IdentityId, IdentityView]:
+        """Imports a base checkpoint.
+
+        Raises:
+            InputError: A file that breaks its format, or no tensors at all.
+        """
+        files = self._store_files(source, "")
+        index = next((file for file in source.files if file.path == INDEX), None)
+        tensors = logical(files.manifests, None if index is None else _read_whole(index))
+        if not tensors:
+            raise BadDirectoryError(
+                f"{source.path} holds no tensors", object=str(source.path), hint="Give a directory with safetensors."
+            )
+        record = Identity(files.entries, tensor_root(tensors.items()))
+        identity_id = IdentityId(self._transaction.add_record(record))
+        from_path = isinstance(self._request.identity, (str, Path))
+        name = (Claim("name", source.path.resolve().name, "path"),) if from_path else ()
+        self._state(source, identity_id, "", *name)
+        return identity_id, IdentityView(tensors, {entry.path: entry.sha256 for entry in files.entries})
+
+    def behavior(
+        self, name: str, weight: float, below: Sequence[Member], view: IdentityView
+    ) -> tuple[Member, BehaviorId]:
+        """Imports an adapter and binds it to what it stands on.
+
+        Args:
+            name: Its slot.
+            weight: The slot's weight.
+            below: The behaviors beneath it, in order.
+            view: The identity.
+
+        Raises:
+            WrongBaseError: It does not fit what lies beneath it.
+            InputError: A file that breaks its format, or no adapter.
+        """
+        source = self._sources.behaviors[name]
+        paths = {file.path: file for file in source.files}
+        for needed in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+            if needed not in paths:
+                raise BadDirectoryError(
+                    f"{source.path} is not a PEFT adapter: it has no {needed}",
+                    object=str(source.path),
+                    hint="Give the directory that save_pretrained of a PeftModel wrote.",
+                )
+        config = parse_adapter_config(_read_whole(paths[ADAPTER_CONFIG]))
+        files = self._store_files(source, f"{name}: ")
+        tensors = {entry.name: entry.tensor for entry in files.manifests[ADAPTER_WEIGHTS].tensors}
+        beneath = logical_state(view.tensors, view.files, [(member.name, member.behavior) for member in below])
+        effects, ground = adapter_effects(config, tensors, beneath.tensors, beneath.files)
+        behavior = Behavior("adapter", files.entries, effects, ground)
+        if not self._request.rebind:
+            given = (self._request.behaviors or {})[name]
+            if isinstance(given, (str, Path)):
+                check_named_base(self._store, name, config, Path(given), behavior, view)
+            else:
+                _check_live_base(given, behavior, name)
+        behavior_id = BehaviorId(self._transaction.add_record(behavior))
+        self._state(source, behavior_id, f"{name}: ")
+        return Member(name, behavior, weight, config), behavior_id
+
+
+def _check_live_base(source: Any, behavior: Behavior, name: str) -> None:
+    from rblstore.live.binding import differing_ground
+
+    if differing := differing_ground(source, behavior.grounds):
+        raise LiveBaseError(
+            f"the live model that carries {name!r} has another base than the one committed: {shown(differing)} differ",
+            object=name,
+            hint="Commit it on the branch of its own base, or pass rebind=True.",
+        )
