@@ -1,0 +1,25 @@
+"""``rbl fsck``."""
+
+from __future__ import annotations
+
+import click
+
+from rblstore.cli.invocation import Invocation
+from rblstore.cli.outcome import Outcome
+from rblstore.cli.verb import Verb
+from rblstore.errors import CorruptError
+
+
+@click.command("fsck", cls=Verb, example="rbl fsck --full")
+@click.option("--full", is_flag=True, help="Read every frame and compare every digest; else only what is small.")
+@click.pass_obj
+def command(invocation: Invocation, full: bool) -> Outcome:
+    """Check that everything stored is whole. Changes nothing.
+
+    Names what is damaged and what needs it, and exits 6 where something is.
+    """
+    with invocation.repository() as repository, invocation.progress() as progress:
+        result = repository.fsck(full=full, progress=progress)
+    from rblstore.cli.render.fsck import fsck_lines
+
+    return Outcome(result.as_json(), fsck_lines, exit_code=0 if result.ok else CorruptError.exit_code)

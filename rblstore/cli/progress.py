@@ -1,0 +1,78 @@
+"""A progress bar in bytes, on stderr, where somebody is there to see it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from rblstore.operations.progress import ProgressEvent
+
+    ProgressCallback: TypeAlias = Callable[[ProgressEvent], None]
+
+
+class _Bar:
+    """Draws events; rich is imported at the first, so that a command that reports nothing does not pay for it."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage: str | None = None
+
+    def __call__(self, event: ProgressEvent) -> None:
+        progress = self._progress or self._start()
+        if self._task is None or event.stage != self._stage:
+            if self._task is not None:
+                progress.remove_task(self._task)
+            self._task = progress.add_task(event.stage, total=event.total or None)
+            self._stage = event.stage
+        progress.update(self._task, completed=event.done, total=event.total or None)
+
+    def _start(self) -> Progress:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._progress.start()
+        return self._progress
+
+    def stop(self) -> None:
+        """Takes the bar off the terminal."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+@contextmanager
+def progress_bar(*, enabled: bool) -> Iterator[ProgressCallback | None]:
+    """What an operation may report to: a bar on a terminal, else None.
+
+    Args:
+        enabled: False never draws.
+    """
+    if not enabled or not sys.stderr.isatty():
+        yield None
+        return
+    bar = _Bar()
+    try:
+        yield bar
+    finally:
+        bar.stop()

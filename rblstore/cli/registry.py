@@ -1,0 +1,56 @@
+"""Which commands there are and what each is for, so that listing them imports none."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Final
+
+SECTIONS: Final = (
+    (
+        "Record and compose",
+        {
+            "init": "Make a repository.",
+            "commit": "Record an identity, behaviors, or a change of them.",
+            "checkout": "Compose a commit's model into a directory.",
+            "revert": "Take out what a commit or a behavior added, and prove it.",
+        },
+    ),
+    (
+        "Look at history",
+        {
+            "log": "Show the commits.",
+            "show": "Show one object, whatever it is.",
+            "diff": "Show what differs between two commits.",
+            "status": "Show the branch, or a checkout against its commit.",
+            "audit": "Show licences, sources and datasets of everything in a composition.",
+        },
+    ),
+    (
+        "Move refs",
+        {
+            "branch": "List, make or delete branches.",
+            "switch": "Make another branch the current one.",
+            "tag": "List, make or delete tags.",
+            "undo": "Reverse the latest operation.",
+            "op": "Show the operation log.",
+        },
+    ),
+    (
+        "Measure",
+        {
+            "probe": "Keep the prompts that outputs are measured on.",
+            "baseline": "Record a composition's outputs under a probe.",
+            "verify": "Compare a composition's outputs with a baseline.",
+        },
+    ),
+    (
+        "Maintain",
+        {
+            "fsck": "Check that everything stored is whole.",
+            "reindex": "Rebuild the catalog from packs and refs.log.",
+            "demo": "Make, train, commit and revert a small model, offline.",
+        },
+    ),
+)
+
+SUMMARIES: Final = MappingProxyType({name: summary for _, commands in SECTIONS for name, summary in commands.items()})
