@@ -1,4 +1,4 @@
-"""What only a backend on a disk can get wrong: links, pipes, modes, strangers in its folders, and what is made durable."""
+"""What only a backend on a disk can get wrong: links, pipes, modes, strangers in its folders, durability."""
 
 from __future__ import annotations
 
@@ -130,9 +130,13 @@ def test_a_refusing_system_leaves_nothing(root: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(WriteError, match="No space left"):
+
+    def write_and_publish() -> None:
         stage.write(b"x")
         stage.publish(A)
+
+    with pytest.raises(WriteError, match="No space left"):
+        write_and_publish()
     monkeypatch.undo()
     assert list((root / "tmp").iterdir()) == []
     assert not (root / A).exists()
