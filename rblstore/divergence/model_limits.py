@@ -18,6 +18,7 @@ def vocabulary_of(model: torch.nn.Module) -> int | None:
 def context_of(model: torch.nn.Module) -> int | None:
     """Most tokens that the model's config says it reads, or None where it names no such bound."""
     config = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    narrow = getattr(config, "get_text_config", None)
+    text_config = narrow() if callable(narrow) else config
     bound = getattr(text_config, "max_position_embeddings", None)
     return bound if type(bound) is int and bound > 0 else None
