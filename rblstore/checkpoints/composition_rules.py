@@ -30,11 +30,11 @@ from rblstore.checkpoints.composition_ground import WeightRefusedError, check_sc
 from rblstore.errors import ConflictError
 from rblstore.objects.content_records import Behavior
 
-# Kinds of which several can be active: each adapter's update is added to, or multiplied with, what the ones before gave.
+# Kinds of which several can be active: each update is added to, or multiplied with, what those before it gave.
 _TOGETHER = frozenset({
-    "LORA", "ADALORA", "ADAMSS", "BEFT", "BOFT", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA", "HIRA", "HRA",
-    "IA3", "LILY", "LOHA", "LOKR", "MISS", "OFT", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA", "SUPERTUNING",
-    "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT",
+    "LORA", "ADALORA", "ADAMSS", "BEFT", "BOFT", "DEFT", "DELORA", "FOURIERFT", "FROD", "GLORA", "GRALORA",
+    "HIRA", "HRA", "IA3", "LILY", "LOHA", "LOKR", "MISS", "OFT", "PEANUT", "PSOFT", "PVERA", "RANDLORA",
+    "ROAD", "SHIRA", "SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT",
 })  # fmt: skip
 # Kinds whose layers keep one linear scale an adapter (``scaling``), by which a weight can multiply.
 _SCALABLE = frozenset({"LORA", "ADALORA", "LOHA", "LOKR"})
@@ -82,7 +82,8 @@ def check_attachable(adapters: Sequence[Adapter]) -> None:
     rules: tuple[_Rule, ...] = (_loadable_alone, _resized, _names_clash)
     if len(adapters) > 1:
         rules += (
-            _kinds, _biases, _mutating, _wrapped_once, _trained_tokens, _implied_heads, _dropped, _parameters, _projections,
+            _kinds, _biases, _mutating, _wrapped_once, _trained_tokens, _implied_heads, _dropped, _parameters,
+            _projections,
         )  # fmt: skip
     for rule in rules:
         reason = rule(adapters)
@@ -157,9 +158,7 @@ def _kinds(adapters: Sequence[Adapter]) -> str | None:
     for name, config, _, _ in adapters:
         first, kind = adapters[0][0], adapters[0][1].peft_type
         if config.peft_type != kind:
-            return (
-                f"{first!r} is of kind {kind} and {name!r} of kind {config.peft_type}; peft attaches one kind at a time"
-            )
+            return f"{first!r} is of kind {kind}, {name!r} of kind {config.peft_type}; peft attaches one kind at a time"
         if kind not in _TOGETHER:
             return f"only one adapter of kind {kind} can be active, and there are {first!r} and {adapters[1][0]!r}"
     return None
@@ -177,9 +176,7 @@ def _mutating(adapters: Sequence[Adapter]) -> str | None:
             return f"{name!r} uses KaSA, which takes a part of the weights away that the others stand on"
     if len(found) > 1:
         first, second = found[0][0], found[1][0]
-        return (
-            f"attaching {first!r} and attaching {second!r} each change the base weights, the second on top of the first"
-        )
+        return f"attaching {first!r} and {second!r} changes the base weights, the second's on top of the first's"
     return None
 
 
@@ -235,7 +232,9 @@ def _implied_heads(adapters: Sequence[Adapter]) -> str | None:
     first, config, _, _ = adapters[0]
     if not config.has_implied_head:
         return None
-    return f"{first!r} comes first and is for {config.task_type}, so peft expects a head of its own in {adapters[1][0]!r} as well"
+    return (
+        f"{first!r} is for {config.task_type} and comes first: peft then expects a head in {adapters[1][0]!r} as well"
+    )
 
 
 def _dropped(adapters: Sequence[Adapter]) -> str | None:

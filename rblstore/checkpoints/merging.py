@@ -1,8 +1,8 @@
 """Merging plain LoRA into checkpoint tensors without torch: sums in fp32, in the composition's order, rounded once.
 
-The arithmetic of peft's own merge (``base + (B @ A) * scale``), but peft rounds each adapter's product, and each sum, to the
-base's type; here only the result is rounded. A tensor is read, summed and written in blocks of rows, so memory is bounded
-by the block and the (small) factors.
+The arithmetic is that of peft's own merge, ``base + (B @ A) * scale``; but peft rounds each adapter's product and each
+sum to the base's type, and here only the result is rounded. A tensor is read, summed and written in blocks of rows, so
+memory is bounded by a block and the (small) factors.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rblstore.checkpoints.adapter_config import AdapterConfig
 from rblstore.checkpoints.adapter_effects import bind_updates
 from rblstore.checkpoints.adapter_shapes import Misfit, pair_is_swapped
-from rblstore.checkpoints.tensor_names import is_embedding
+from rblstore.checkpoints.tensor_names import TensorNames
 from rblstore.errors import ConflictError, InputError
 from rblstore.objects.content_records import Behavior, StoredTensor
 from rblstore.objects.dtypes import span_bytes
@@ -80,7 +80,7 @@ def _pattern_key(patterns: Mapping[str, Any], module: str) -> str:
 
 
 def lora_scaling(config: AdapterConfig, module: str, weight: float = 1.0) -> float:
-    """peft's scale of one module's LoRA product, times the composition's weight.
+    """The scale that peft gives one module's LoRA product, times the composition's weight.
 
     Args:
         config: Of the LoRA adapter.
@@ -122,10 +122,12 @@ def plan_plain_merge(
         beneath: The logical tensors that it is merged into.
 
     Raises:
-        CannotMergeError: A tied output layer (the product belongs to one of two uses of the tensor), square weights whose
-            orientation nothing tells, or a tensor of a type that is not summed here.
+        CannotMergeError: A tensor that input and output layers share (the product belongs to one of its two uses),
+            square weights whose orientation nothing tells, or a tensor of a type that is not summed here.
         WrongBaseError: A module has no tensor beneath, or one of another shape.
     """
+    names = TensorNames(beneath)
+    has_output = names.has_output()
     found: list[PlainDelta] = []
     undecided: list[int] = []
     seen: set[bool] = set()
@@ -137,10 +139,9 @@ def plan_plain_merge(
         if owners.setdefault(target, update.module) != update.module:
             raise CannotMergeError(f"{owners[target]} and {update.module} share {target}", object=target)
         parameters = dict(update.parameters)
-        if is_embedding(target.removesuffix(".weight")) and not update.module.endswith(
-            target.removesuffix(".weight").rsplit(".", 1)[-1]
-        ):
-            raise CannotMergeError(f"{update.module} shares {target} with the input embedding", object=target)
+        if target == names.input_embedding() and not has_output:
+            # Tied: the product belongs to one use of the tensor, and merged it would act in both.
+            raise CannotMergeError(f"{target} is the input embedding and may be the output layer too", object=target)
         if set(parameters) == {"lora_embedding_A", "lora_embedding_B"}:
             first, second, swapped = parameters["lora_embedding_A"], parameters["lora_embedding_B"], True
         elif set(parameters) == {"lora_A.weight", "lora_B.weight"}:
@@ -197,7 +198,8 @@ def fp32_to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16
     quiet = (bits >> 16) | np.uint32(0x40)
-    return np.where((bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000), quiet, rounded).astype(np.uint16)
+    chosen: NDArray[np.uint32] = np.where((bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000), quiet, rounded)
+    return chosen.astype(np.uint16)
 
 
 def read_floats(data: bytes, dtype: str, shape: Sequence[int]) -> Floats:
@@ -231,13 +233,13 @@ def write_floats(values: Floats, dtype: str) -> bytes:
 
 
 def merge_block(base: Floats, deltas: Sequence[Delta]) -> Floats:
-    """base + scale * B A, summed in the order given and in the base's own precision.
+    """The sum base + scale * B A, added up in the order given and in the base's own precision.
 
     Args:
         base: (rows, columns), float32; float64 for F64 tensors.
         deltas: (A (rank, columns), B (rows, rank), scale) for these rows.
     """
-    total = base.copy()
+    total: Floats = base.copy()
     for first, second, scale in deltas:
         total += (second.astype(base.dtype, copy=False) @ first.astype(base.dtype, copy=False)) * base.dtype.type(scale)
     return total

@@ -110,6 +110,10 @@ class TensorNames:
             )
         return None
 
+    def has_output(self) -> bool:
+        """Whether an output layer is stored beside the input embedding, so that the two are not tied."""
+        return any(_is_output(name.removesuffix(".weight")) for name in self._beneath if name.endswith(".weight"))
+
     def input_embedding(self) -> str | None:
         """The input embedding's name, by the names that it commonly has, or None."""
         for word in _INPUTS:
