@@ -113,20 +113,31 @@ class DirectoryWriter:
         self._made: list[tuple[str, ...]] = []
         self._folders: dict[tuple[str, ...], None] = {}
         self._open = False
-        self._check_target()
-        # Nobody else may look into or reach the outer folder; the inner one gets the mode that the user's mask gives.
-        self._temporary = f".{self._name[:100]}.rbl-tmp-{secrets.token_hex(8)}"
-        self._parent = self._open_parent()
+        try:
+            self._check_target()
+        except (OSError, ValueError) as error:
+            raise InputError(f"{target!s:.200} cannot be a directory: {error}", object=str(target)[:200]) from error
+        self._temporary = f".{self._name[:60]}.rbl-tmp-{secrets.token_hex(8)}"
+        self._descriptors = [self._open_parent()]
+        self._open = True
         try:
             with _writing(str(target)):
-                os.mkdir(self._temporary, 0o700, dir_fd=self._parent)
-                self._outer = os.open(self._temporary, DIRECTORY_FLAGS, dir_fd=self._parent)
-                os.mkdir(_CONTENT, 0o777, dir_fd=self._outer)
-                self._root = os.open(_CONTENT, DIRECTORY_FLAGS, dir_fd=self._outer)
-        except RblError:
-            os.close(self._parent)
+                # Nobody else may reach the outer folder; the inner one gets the mode that the user's mask gives.
+                self._outer = self._new_folder(self._temporary, 0o700)
+                self._root = self._new_folder(_CONTENT, 0o777)
+        except BaseException:
+            self._close()
             raise
-        self._open = True
+
+    @property
+    def _parent(self) -> int:
+        return self._descriptors[0]
+
+    def _new_folder(self, name: str, mode: int) -> int:
+        above = self._descriptors[-1]
+        os.mkdir(name, mode, dir_fd=above)
+        self._descriptors.append(os.open(name, DIRECTORY_FLAGS, dir_fd=above))
+        return self._descriptors[-1]
 
     def __enter__(self) -> Self:
         return self
@@ -150,11 +161,9 @@ class DirectoryWriter:
             status = self._target.lstat()
         except FileNotFoundError:
             return
-        except OSError as error:
-            raise InputError(f"{self._target}: {error.strerror or error}", object=str(self._target)) from error
         if not stat.S_ISDIR(status.st_mode):
             raise self._not_empty("exists and is not a directory")
-        with _writing(str(self._target)), os.scandir(self._target) as entries:
+        with os.scandir(self._target) as entries:
             if next(entries, None) is not None:
                 raise self._not_empty("is not empty")
 
@@ -263,6 +272,8 @@ class DirectoryWriter:
         with suppress(OSError):  # an empty directory that the user made gives its mode to what replaces it
             os.fchmod(self._root, stat.S_IMODE(os.stat(self._name, dir_fd=self._parent, follow_symlinks=False).st_mode))
         with _writing(str(self._target)):
+            if not os.path.samestat(os.fstat(self._root), os.stat(_CONTENT, dir_fd=self._outer, follow_symlinks=False)):
+                raise OSError(errno.ESTALE, "somebody put something else in its place")
             try:
                 os.rename(_CONTENT, self._name, src_dir_fd=self._outer, dst_dir_fd=self._parent)
             except OSError as error:
@@ -310,7 +321,7 @@ class DirectoryWriter:
         self._open = False
         with suppress(OSError):
             os.rmdir(self._temporary, dir_fd=self._parent)
-        for descriptor in (self._root, self._outer, self._parent):
+        for descriptor in reversed(self._descriptors):
             os.close(descriptor)
 
 

@@ -14,7 +14,7 @@ _WEIGHT_NAMES: Final = re.compile(r".*\.(bin|pt|pth|ckpt)", re.IGNORECASE | re.D
 _OTHER_RUNTIMES: Final = re.compile(r"(openvino|ggml|gguf).*\.bin", re.IGNORECASE | re.DOTALL)
 _OTHER_MAGICS: Final = (b"GGUF", b"ggml", b"lmgg", b"tjgg", b"\x89HDF", b"PAR1", b"ARROW1")
 
-_OBJECT_ARRAY: Final = re.compile(rb"\x93NUMPY.{2,6}\{[^\x00]{0,2000}?'[|<>=]?O[0-9]*'", re.DOTALL)
+_OBJECT_ARRAY: Final = re.compile(rb"\x93NUMPY.{2,6}\{[^\x00]{0,2000}?(?:'descr': |, )'[|<>=]?O[0-9]*'", re.DOTALL)
 _ZIP_PICKLE: Final = re.compile(rb"PK(?:\x03\x04.{26}|\x01\x02.{42})[^\x00]{0,200}?\.(?:pkl|pickle)", re.DOTALL)
 _TAR_MEMBERS: Final = frozenset({b"sys_info", b"pickle", b"tensors", b"storages"})
 _GLOBAL_NAME: Final = re.compile(rb"[A-Za-z_][A-Za-z0-9_.]*")
@@ -102,6 +102,7 @@ def _runs_as_pickle(head: bytes) -> bool:
     if head[:1] not in (b"(", b"c", b"]", b"}"):
         return False
     levels = [0]
+    seen: set[int] = set()
     position = steps = 0
     while position < len(head) and steps < _MANY:
         opcode = head[position]
@@ -111,10 +112,11 @@ def _runs_as_pickle(head: bytes) -> bool:
         end = None if kind is None else _argument_end(head, position + 1, kind)
         if end is None:
             return False
+        seen.add(opcode)
         steps += 1
         position = end
-    # Cut off at the end of the head: a few opcodes prove little, many do.
-    return steps >= _MANY
+    # Cut off at the end of the head: a few opcodes prove little, many of several kinds do.
+    return steps >= _MANY and len(seen) > 2
 
 
 def _begins_with_protocol(head: bytes) -> bool:
