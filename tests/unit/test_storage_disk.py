@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rblstore.storage.backend import MissingObjectError, ReadError
+from rblstore.storage.backend import MissingObjectError, ReadError, TruncatedObjectError
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.durable import StagedFile, WriteError, append, write_file
 
@@ -88,6 +88,16 @@ def test_short_reads_are_put_together(root: Path, monkeypatch: pytest.MonkeyPatc
     real = os.pread
     monkeypatch.setattr(os, "pread", lambda descriptor, length, offset: real(descriptor, min(length, 3), offset))
     assert DiskBackend(root).read(A, 1, 8) == b"12345678"
+
+
+def test_a_file_that_ends_while_it_is_read_is_truncated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(root, b"0123456789")
+    real = os.pread
+    monkeypatch.setattr(
+        os, "pread", lambda descriptor, length, offset: real(descriptor, min(length, 6 - offset), offset)
+    )
+    with pytest.raises(TruncatedObjectError):
+        DiskBackend(root).read(A, 1, 8)
 
 
 def test_short_writes_are_put_together(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

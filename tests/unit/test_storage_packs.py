@@ -472,6 +472,7 @@ def test_a_codec_that_rotted_is_damage_and_no_later_version() -> None:
 ONE, TWO = b"first", b"second!"
 RULES_BROKEN = {
     "a gap between frames": (ONE + b"?" + TWO, [entry(ONE), entry(TWO, offset=22)]),
+    "frames in another order": (ONE + TWO, [entry(TWO, offset=21), entry(ONE)]),
     "bytes before the index": (ONE + b"?", [entry(ONE)]),
     "shared bytes": (ONE, [entry(ONE), entry(ONE, content=sha256(b"other"))]),
     "a frame in the header": (ONE, [entry(ONE, offset=11)]),
@@ -516,6 +517,17 @@ def test_an_index_that_breaks_a_rule_is_refused_though_its_checksums_are_right(n
     assert damage.content is None
 
 
+def test_slices_that_do_not_follow_are_refused_without_reading_the_whole_index() -> None:
+    parts = [
+        entry(b"ab", content=sha256(b"abcd"), size=4),
+        entry(b"cd", content=sha256(b"abcd"), size=4, start=1, offset=18),
+        entry(b"cd", content=sha256(b"abcd"), size=4, start=2, offset=20),
+    ]
+    backend, pack = forge(HEADER, b"abcdcd", *parts)
+    with pytest.raises(MalformedPackError, match="not where"):
+        list(PackReader(backend, pack).read(ContentLocation(sha256(b"abcd"), 4, pack, 0, 3, 6)))
+
+
 @pytest.mark.parametrize("position", [74, 75, 77, 78, 79, 96])
 def test_flags_and_zero_bytes_of_an_entry_are_refused(position: int) -> None:
     index = bytearray(encode_entry(entry(ONE, codec=PLANES)))
@@ -548,6 +560,18 @@ def test_a_footer_that_lies_is_refused() -> None:
         backend.put(pack_key(pack), HEADER + ONE + index + encode_footer(footer) + tail)
         with pytest.raises(MalformedPackError):
             PackReader(backend, pack).footer()
+
+
+def test_zero_bytes_of_the_footer_are_refused_though_its_checksum_is_right() -> None:
+    index = encode_entry(entry(ONE))
+    pack = pack_id(HEADER, [index])
+    body = bytearray(encode_footer(Footer(21, 1, pack))[:64])
+    body[63] = 1
+    backend = MemoryBackend()
+    footer = bytes(body) + checksum(body).to_bytes(8, "little") + b"RBLPACKE"
+    backend.put(pack_key(pack), HEADER + ONE + index + footer)
+    with pytest.raises(MalformedPackError, match="zero"):
+        PackReader(backend, pack).footer()
 
 
 def test_every_truncation_is_found() -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,7 +211,8 @@ def test_what_does_not_follow_is_not_appended(log: RefsLog, path: Path) -> None:
     with log.locked() as writer:
         writer.append(operations[:2])
         before = path.read_bytes()
-        for wrong in (operations[3:], other[2:], other[1:2], [operations[2], operations[2], other[3]]):
+        jump = replace(operations[2], sequence=4)
+        for wrong in ([jump], operations[3:], other[2:], other[1:2], [operations[2], operations[2], other[3]]):
             with pytest.raises(CorruptLogError):
                 writer.append(wrong)
             assert path.read_bytes() == before
