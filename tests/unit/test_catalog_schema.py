@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -84,6 +85,13 @@ def test_creating_takes_paths_with_percent_and_question_marks(tmp_path: Path) ->
     Catalog.create(folder / "catalog.db").close()
     assert [path.name for path in folder.iterdir()] == ["catalog.db"]
     Catalog.open(folder / "catalog.db").close()
+
+
+def test_migrations_may_lie_under_a_percent_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shutil.copytree(migrations_folder(), tmp_path / "100%s" / "migrations")
+    monkeypatch.setattr(schema_history, "migrations_folder", lambda: folder)
+    Catalog.create(tmp_path / "catalog.db").close()
+    Catalog.open(tmp_path / "catalog.db").close()
 
 
 def test_creating_leaves_an_existing_file_alone(tmp_path: Path) -> None:
