@@ -26,6 +26,7 @@ class _ModuleState:
     hooks: dict[str, frozenset[int]]
 
 
+_GRADIENT_HOOKS = ("_require_grads_hooks", "_require_grads_hook")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -52,7 +53,7 @@ class PlainState:
     trainable: Mapping[str, bool]
     attributes: frozenset[str]
     pretraining_tp: Any
-    gradient_hooks: bool
+    gradient_hooks: Mapping[str, Any]
 
     @classmethod
     def of(cls, model: nn.Module) -> PlainState:
@@ -74,14 +75,13 @@ class PlainState:
             trainable={name: tensor.requires_grad for name, tensor in plain_tensors(model).items()},
             attributes=frozenset(vars(model)),
             pretraining_tp=getattr(getattr(model, "config", None), "pretraining_tp", None),
-            gradient_hooks=bool(getattr(model, "_require_grads_hooks", None)),
+            gradient_hooks={name: vars(model)[name] for name in _GRADIENT_HOOKS if name in vars(model)},
         )
 
     def put_back(self) -> nn.Module:
         """Gives every module its own children, parameters, buffers and class again, and removes what PEFT left."""
         model = self.model
-        if not self.gradient_hooks and getattr(model, "_require_grads_hooks", None):
-            model.disable_input_require_grads()
+        self._put_gradient_hooks_back()
         for state in self.modules:
             module = state.module
             if type(module) is not state.kind:
@@ -99,6 +99,17 @@ class PlainState:
             if name in self.trainable and tensor.is_leaf and tensor.is_floating_point():
                 tensor.requires_grad_(self.trainable[name])
         return model
+
+    def _put_gradient_hooks_back(self) -> None:
+        # PEFT asks a model with activation checkpointing for gradients at its embeddings, whether it has them or not.
+        now = vars(self.model).get(_GRADIENT_HOOKS[0])
+        if now is None or now is self.gradient_hooks.get(_GRADIENT_HOOKS[0]):
+            return
+        for handle in now:
+            handle.remove()
+        for name in _GRADIENT_HOOKS:
+            vars(self.model).pop(name, None)
+        vars(self.model).update(self.gradient_hooks)
 
 
 def _restore_entries(now: dict[str, Any], before: dict[str, Any]) -> None:

@@ -323,20 +323,12 @@ def _contradicts(live: torch.Tensor, ground: Ground, read: Read | None) -> bool:
     stored_dtype = getattr(torch, DTYPES.get(ground.dtype or "", ""), None)
     if stored_dtype is None:
         return False
-    narrow = live.detach().to(stored_dtype)
-    if same_bits(narrow.to(live.dtype), live):
-        if live_tensor_digest(narrow) == ground.content:
-            return False
-        if torch.finfo(live.dtype).bits >= torch.finfo(stored_dtype).bits if _floats(live, narrow) else True:
-            return True
-    if read is None:
-        return False
-    stored = read(ground.target)
-    return stored is None or not same_bits(stored.to(live.dtype), live)
-
-
-def _floats(*tensors: torch.Tensor) -> bool:
-    return all(tensor.is_floating_point() for tensor in tensors)
+    if stored_dtype == live.dtype or torch.promote_types(stored_dtype, live.dtype) == live.dtype:
+        # The live dtype holds every stored value, so the way back is exact, or the value was never the stored one.
+        narrow = live.detach().to(stored_dtype)
+        return live_tensor_digest(narrow) != ground.content or not same_bits(narrow.to(live.dtype), live)
+    stored = None if read is None else read(ground.target)
+    return stored is not None and not same_bits(stored.to(live.dtype), live)
 
 
 # Ways in which PEFT starts LoRA that leave the base weights alone.

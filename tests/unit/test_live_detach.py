@@ -61,6 +61,7 @@ def digests(model: Any) -> dict[str, str]:
 
 def assert_same_model(model: Any, fresh: Any) -> None:
     assert residue(model) == []
+    assert vars(model).keys() == vars(fresh).keys()
     assert type(model) is type(fresh)
     assert list(model.state_dict()) == list(fresh.state_dict())
     assert digests(model) == digests(fresh)
@@ -72,13 +73,12 @@ def assert_same_model(model: Any, fresh: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("kind", tiny_models.KINDS)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "kind"), [(name, kind) for name in MODELS for kind in tiny_models.KINDS if (name, kind) not in IMPOSSIBLE]
+)
 def test_after_the_last_detach_the_model_is_the_base(
     name: str, kind: str, dtype: torch.dtype, made: Callable[..., tuple[Any, Path]], tmp_path: Path
 ) -> None:
-    if (name, kind) in IMPOSSIBLE:
-        pytest.skip("PEFT has no such adapter for this model")
     original, base = made(name, dtype)
     adapter = tiny_models.save_adapter(original, tmp_path / "adapter", kind)
     fresh = load(base)
@@ -101,7 +101,7 @@ def test_what_was_replaced_needs_a_stored_value(
     assert attached(model) == ("polite",)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16], ids=["bf16"])
 @pytest.mark.parametrize("gone", [0, 1, 2])
 @pytest.mark.parametrize(
     "kinds",
@@ -223,6 +223,31 @@ def test_trainable_flags_come_back(made: Callable[..., tuple[Any, Path]], tmp_pa
     assert not any(tensor.requires_grad for tensor in wrapped.parameters())
     model = detach(wrapped, ["a"], restore=lambda name: None)
     assert {name: tensor.requires_grad for name, tensor in model.named_parameters()} == before
+
+
+def test_hooks_that_peft_left_go_and_others_stay(made: Callable[..., tuple[Any, Path]], tmp_path: Path) -> None:
+    from peft.tuners.lora.model import _adapter_names_pre_forward_hook
+
+    original, base = made("llama", torch.float32)
+    model = load(base, AttachSpec("a", tiny_models.save_adapter(original, tmp_path / "a")))
+    norm = model.get_base_model().model.norm
+    norm.register_forward_pre_hook(_adapter_names_pre_forward_hook)
+    mine = norm.register_forward_hook(lambda module, inputs, output: None)
+    plain = detach(model, ["a"], restore=lambda name: None)
+    assert residue(plain) == []
+    assert list(plain.model.norm._forward_hooks) == [mine.id]
+    norm.register_forward_pre_hook(_adapter_names_pre_forward_hook)
+    assert residue(plain) == ["model.norm: has a hook of peft.tuners.lora.model"]
+
+
+def test_gradient_hooks_of_a_checkpointed_model_go(made: Callable[..., tuple[Any, Path]], tmp_path: Path) -> None:
+    original, base = made("llama", torch.float32)
+    model = load(base)
+    model.gradient_checkpointing_enable()
+    before = set(model.get_input_embeddings()._forward_hooks)
+    wrapped = attach(model, [AttachSpec("a", tiny_models.save_adapter(original, tmp_path / "a"))])
+    plain = detach(wrapped, ["a"], restore=lambda name: None)
+    assert set(plain.get_input_embeddings()._forward_hooks) == before
 
 
 def test_an_unknown_name_changes_nothing(made: Callable[..., tuple[Any, Path]], tmp_path: Path) -> None:
