@@ -169,8 +169,7 @@ def divergences(reference: torch.Tensor, other: torch.Tensor) -> PositionDiverge
                 terms = block.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, extreme=extreme)
                 kl[rows] += terms.kl
                 js[rows] += terms.js
-    # Adding 0 turns the -0 of equal inputs into 0.
-    return PositionDivergences(kl.clamp_(min=0.0).add_(0.0), js.clamp_(min=0.0, max=math.log(2.0)).add_(0.0))
+    return PositionDivergences(kl.clamp_(min=0.0), js.clamp_(min=0.0, max=math.log(2.0)))
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:

@@ -82,6 +82,12 @@ def test_settings_of_the_process_count() -> None:
     assert differences == {"threads": (str(threads), str(threads + 1))}
 
 
+@pytest.mark.parametrize(("many", "few"), [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_the_dtype_is_that_of_most_elements(many: torch.dtype, few: torch.dtype) -> None:
+    layers = torch.nn.Sequential(torch.nn.Linear(9, 9, dtype=many), *(torch.nn.Linear(1, 1, dtype=few) for _ in "abc"))
+    assert current_environment(layers, PROBE)["dtype"] == str(many).removeprefix("torch.")
+
+
 def test_a_value_that_one_lacks_is_none() -> None:
     assert environment_differences({"a": "1", "b": "2"}, {"a": "1", "c": "3"}) == {"b": ("2", None), "c": (None, "3")}
 

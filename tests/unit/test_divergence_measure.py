@@ -209,8 +209,24 @@ def test_modes_gradients_and_autocast_are_as_they_were() -> None:
             assert torch.is_autocast_enabled("cpu")
             found.append(values_digest(measurement.values))
     assert found == plain
-    # What was cached on the way must not keep the model from training.
-    model(input_ids=torch.tensor([[3, 4, 5]])).logits.sum().backward()
+
+
+def test_what_a_module_keeps_from_a_measurement_can_still_be_trained_with() -> None:
+    class Caching(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(4))
+            self.cached: torch.Tensor | None = None
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            if self.cached is None:
+                self.cached = torch.arange(4.0)
+            return (self.weight * self.cached).expand(1, input_ids.shape[1], 4)
+
+    model = Caching()
+    list(measure(model, probe_of(3)))
+    model(torch.tensor([[1, 2]])).sum().backward()
+    assert model.weight.grad is not None
 
 
 def test_a_failing_forward_pass_names_the_prompt_and_restores_the_modes() -> None:

@@ -133,6 +133,15 @@ def test_equal_inputs_give_exact_positive_zeros(special: float) -> None:
     assert divergences(values, values.double()).kl.tolist() == [0.0] * 3
 
 
+def test_what_rounding_leaves_below_zero_is_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    def below(*_: object, **__: object) -> metrics.PositionDivergences:
+        return metrics.PositionDivergences(torch.tensor([-1e-18], dtype=torch.float64), torch.tensor([-1e-18]).double())
+
+    monkeypatch.setattr(metrics._Workspace, "terms", below)
+    found = divergences(torch.zeros(1, 4), torch.zeros(1, 4))
+    assert (found.kl.item(), found.js.item()) == (0.0, 0.0)
+
+
 def test_entropy_of_known_distributions() -> None:
     flat, certain = torch.zeros(1, 1000), torch.tensor([[0.0, -INF, -INF]])
     assert entropy(flat).item() == pytest.approx(math.log(1000), rel=1e-14)
@@ -141,7 +150,11 @@ def test_entropy_of_known_distributions() -> None:
 
 @pytest.mark.parametrize("bad", [math.nan, INF])
 @pytest.mark.parametrize("side", ["reference", "other"])
-def test_no_distribution_is_refused_by_side_and_position(bad: float, side: str) -> None:
+@pytest.mark.parametrize("block", [6, 1 << 17])
+def test_no_distribution_is_refused_by_side_and_position(
+    bad: float, side: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "_BLOCK", block)
     pair = {"reference": torch.zeros(4, 6), "other": torch.zeros(4, 6)}
     pair[side][2, 3] = bad
     with pytest.raises(NanOutputError, match=f"the {side}'s logits at position 2") as caught:
