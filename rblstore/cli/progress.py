@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeAlias
 
+from rblstore.cli.render.text import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -28,7 +30,7 @@ class _Bar:
         if self._task is None or event.stage != self._stage:
             if self._task is not None:
                 progress.remove_task(self._task)
-            self._task = progress.add_task(event.stage, total=event.total or None)
+            self._task = progress.add_task(printable(event.stage), total=event.total or None)
             self._stage = event.stage
         progress.update(self._task, completed=event.done, total=event.total or None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 
-from rblstore.cli.failure import INTERRUPTED, Failure, from_error, from_system, from_usage, interrupted, write_failure
+from rblstore.cli.failure import INTERRUPTED, from_error, from_system, from_usage, interrupted, write_failure
 from rblstore.cli.outcome import Outcome, say, write_outcome
 from rblstore.cli.registry import SECTIONS, SUMMARIES
 from rblstore.errors import RblError, UsageError
@@ -89,6 +88,8 @@ class LazyGroup(click.Group):
         """Names the commands that an unknown word comes near to."""
         name = args[0]
         if name not in SUMMARIES and not name.startswith("-") and not ctx.resilient_parsing:
+            import difflib
+
             near = difflib.get_close_matches(name, SUMMARIES, n=3)
             raise click.UsageError(
                 f"there is no command {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""), ctx
@@ -138,6 +139,3 @@ class LazyGroup(click.Group):
             _discard_output()
             return 1
         return failure.exit_code
-
-
-__all__ = ["CONTEXT", "Failure", "LazyGroup", "Verb"]

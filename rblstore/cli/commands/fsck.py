@@ -11,10 +11,10 @@ from rblstore.errors import CorruptError
 
 
 @click.command("fsck", cls=Verb, example="rbl fsck --full")
-@click.option("--full", is_flag=True, help="Read every frame and compare every digest; else only what is small.")
+@click.option("--full", is_flag=True, help="Decode every frame and compare every SHA-256, too.")
 @click.pass_obj
 def command(invocation: Invocation, full: bool) -> Outcome:
-    """Check that everything stored is whole. Changes nothing.
+    """Check that everything stored is whole: every pack, frame checksum, record and reference. Changes nothing.
 
     Names what is damaged and what needs it, and exits 6 where something is.
     """

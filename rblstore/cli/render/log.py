@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from rblstore.cli.render.graph import Node, draw_graph
 from rblstore.cli.render.text import first_line, indent, number, short, slots_text
 from rblstore.cli.render.verdict import verdict_text
 
@@ -21,6 +20,8 @@ def log_lines(commits: Sequence[Any], *, graph: bool, oneline: bool) -> Iterator
         oneline: One line a commit.
     """
     if graph:
+        from rblstore.cli.render.graph import Node, draw_graph
+
         yield from draw_graph(
             Node(
                 commit["commit"],

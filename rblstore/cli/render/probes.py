@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rblstore.cli.render.text import columns, plural, short, size
+from rblstore.cli.render.text import columns, environment_lines, plural, short, size
 
 
 def added_lines(probe: Any) -> Iterator[str]:
@@ -51,8 +51,7 @@ def baseline_lines(result: Any) -> Iterator[str]:
     yield f"baseline {short(result['baseline'])} of composition {short(result['composition'])}{known}"
     yield f"  probe        {result['probe_name'] or '-'} ({short(result['probe'])})"
     yield f"  outputs      {plural(result['prompts'], 'prompt')}, {size(result['bytes'])}"
-    environment = result["environment"]
-    yield f"  environment  {', '.join(f'{key} {environment[key]}' for key in sorted(environment))}"
+    yield from environment_lines("  environment  ", result["environment"])
 
 
 def baselines_lines(baselines: Any) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
+_DIGEST = re.compile("[0-9a-f]{64}")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -72,6 +73,20 @@ def columns(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None = Non
     widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
     space = " " * gap
     return [space.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def environment_lines(label: str, environment: dict[str, str], width: int = 100) -> list[str]:
+    """An environment as ``key value`` pairs, wrapped behind a label; digests cut short."""
+    pairs = [
+        f"{key} {short(value) if _DIGEST.fullmatch(value) else value}" for key, value in sorted(environment.items())
+    ]
+    lines = [label]
+    for number_of_pair, pair in enumerate(pairs):
+        text = pair if number_of_pair + 1 == len(pairs) else f"{pair}, "
+        if len(lines[-1]) + len(text) > width and len(lines[-1]) > len(label):
+            lines.append(" " * len(label))
+        lines[-1] += text
+    return [line.rstrip() for line in lines]
 
 
 def slot_text(slot: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rblstore.cli.render.text import columns, first_line, number, short
+from rblstore.cli.render.text import columns, environment_lines, first_line, number, short
 from rblstore.cli.render.verdict import verdict_text
 
 _MEANING = {
@@ -35,8 +35,7 @@ def verification_lines(verification: Any) -> Iterator[str]:
         yield f"removed      {', '.join(verification['removed'])}"
     yield f"probe        {short(verification['probe'])}"
     yield f"baseline     {short(verification['baseline'])}"
-    environment = verification["environment"]
-    yield f"environment  {', '.join(f'{key} {environment[key]}' for key in sorted(environment))}"
+    yield from environment_lines("environment  ", verification["environment"])
     yield ""
     yield from columns(
         (
