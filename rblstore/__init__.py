@@ -47,8 +47,9 @@ from rblstore.errors import (
 )
 
 if TYPE_CHECKING:
-    from rblstore.api import Repository, init, load_checkout, open, reindex  # noqa: A004
+    from rblstore.api import Repository
     from rblstore.checkpoints.saving import AdapterTensors
+    from rblstore.entry import init, load_checkout, open, reindex  # noqa: A004
 
 __version__ = "0.1.0"
 
@@ -76,10 +77,10 @@ __all__ = [
 _LAZY = {
     "AdapterTensors": "rblstore.checkpoints.saving",
     "Repository": "rblstore.api",
-    "init": "rblstore.api",
-    "load_checkout": "rblstore.api",
-    "open": "rblstore.api",
-    "reindex": "rblstore.api",
+    "init": "rblstore.entry",
+    "load_checkout": "rblstore.entry",
+    "open": "rblstore.entry",
+    "reindex": "rblstore.entry",
 }
 
 

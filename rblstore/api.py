@@ -16,9 +16,10 @@ from rblstore.operations import tag as tagging
 from rblstore.operations.progress import Progress
 from rblstore.operations.switch import BranchInfo
 from rblstore.operations.tag import TagInfo
-from rblstore.repository import Store, discover
+from rblstore.repository import Store
 
 if TYPE_CHECKING:
+    from rblstore.checkpoints.checkout_layout import CheckoutForm
     from rblstore.checkpoints.saving import ModelSource
     from rblstore.operations.audit import AuditResult
     from rblstore.operations.baseline import BaselineResult
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from rblstore.operations.fsck import FsckResult
     from rblstore.operations.log import LogEntry
     from rblstore.operations.probe import ProbeInfo
-    from rblstore.operations.reindex import ReindexResult
     from rblstore.operations.revert import RevertResult
     from rblstore.operations.show import ShowResult
     from rblstore.operations.status import CheckoutStatus, RepositoryStatus
@@ -299,7 +299,7 @@ class Repository:
     # -- composing ----------------------------------------------------------------------------------------------
 
     def checkout(
-        self, revision: str, target: str | Path, *, form: str = "adapters", progress: Progress | None = None
+        self, revision: str, target: str | Path, *, form: CheckoutForm = "adapters", progress: Progress | None = None
     ) -> CheckoutResult:
         """Writes the composition of a commit into a new or empty directory; every digest is verified.
 
@@ -419,53 +419,3 @@ class Repository:
         from rblstore.operations.audit import audit
 
         return audit(self._store, revision)
-
-
-def init(path: str | Path = ".", *, branch: str = "main") -> Repository:
-    """Makes a repository in a folder, which is made where it does not exist.
-
-    Args:
-        path: The folder that will hold ``.rbl``.
-        branch: The first branch's name.
-
-    Raises:
-        ConflictError: There is one already.
-    """
-    from rblstore.objects.paths import check_ref_name
-
-    return Repository(Store.init(Path(path), branch=check_ref_name(branch, "branch")))
-
-
-def open(path: str | Path = ".", *, allow_foreign: bool = False) -> Repository:
-    """Opens the repository in a folder, or the nearest one above it.
-
-    Args:
-        path: Where to look.
-        allow_foreign: Whether to open one that belongs to another user.
-
-    Raises:
-        NoRepositoryError: There is none.
-    """
-    return Repository(Store.open(discover(Path(path)), allow_foreign=allow_foreign))
-
-
-def reindex(path: str | Path = ".", *, progress: Progress | None = None) -> ReindexResult:
-    """Rebuilds the catalog of the repository in a folder, or the nearest one above it, from packs and ``refs.log``."""
-    from rblstore.operations.reindex import reindex as rebuild
-
-    return rebuild(discover(Path(path)), progress=progress)
-
-
-def load_checkout(directory: str | Path, **options: Any) -> Any:
-    """A checkout directory as a transformers model, behaviors attached; needs no repository.
-
-    Args:
-        directory: What ``rbl checkout`` wrote.
-        options: ``dtype``, ``device``, ``attn_implementation``.
-
-    Raises:
-        InputError: It is not a checkout.
-    """
-    from rblstore.operations.load import load_checkout as load
-
-    return load(Path(directory), **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from rblstore.errors import InputError
 
@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 MAX_BYTES = 64 << 10
-COMPRESSIONS = ("fast", "max", "none")
+Compression = Literal["fast", "max", "none"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Configuration:
     """
 
     author: str | None = None
-    compression: str = "fast"
+    compression: Compression = "fast"
 
 
 DEFAULT_TEXT = """\
@@ -63,10 +63,11 @@ def parse_configuration(data: bytes) -> Configuration:
         raise InputError("config.toml: 'storage' is not a table", object="config.toml")
     author = _text(table, "author")
     compression = _text(storage, "compression") or "fast"
-    if compression not in COMPRESSIONS:
+    if compression not in get_args(Compression):
         raise InputError(
-            f"config.toml: compression {compression!r} is none of {', '.join(COMPRESSIONS)}", object="config.toml"
+            f"config.toml: compression {compression!r} is none of {', '.join(get_args(Compression))}",
+            object="config.toml",
         )
     if unknown := sorted([*table, *(f"storage.{key}" for key in storage)]):
         raise InputError(f"config.toml: {unknown[0]!r} is not a known setting", object="config.toml")
-    return Configuration(author, compression)
+    return Configuration(author, cast("Compression", compression))

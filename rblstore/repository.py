@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
@@ -15,7 +14,7 @@ from rblstore.catalog.operation_log import next_operation
 from rblstore.catalog.reader import CatalogReader
 from rblstore.catalog.rows import PackRow
 from rblstore.configuration import DEFAULT_TEXT, Configuration, parse_configuration
-from rblstore.errors import ConflictError, CorruptError, InputError, NoRepositoryError, NotFoundError, RblError
+from rblstore.errors import ConflictError, CorruptError, InputError, NotFoundError, RblError
 from rblstore.objects import limits
 from rblstore.objects.content_records import FileEntry, FileManifest
 from rblstore.objects.history_records import SYMBOLIC, Operation, RefChange
@@ -23,6 +22,7 @@ from rblstore.objects.ids import CommitId, ContentId, OperationId, PackId, Recor
 from rblstore.objects.kinds import parse_record
 from rblstore.objects.locations import ContentLocation, PackSummary
 from rblstore.objects.record import Record
+from rblstore.opening import FOLDER, FORMAT, check_format, check_owner
 from rblstore.storage.backend import Backend
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.durable import fsync_directory, write_file
@@ -31,8 +31,6 @@ from rblstore.storage.pack_reader import PackReader
 from rblstore.storage.pack_writer import AddedContent, PackWriter
 from rblstore.storage.refs_log import RefsLog
 
-FOLDER = ".rbl"
-FORMAT = b"rblstore 1\n"
 HEADS, TAGS, PROBES = "refs/heads/", "refs/tags/", "refs/probes/"
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -44,12 +42,6 @@ class MissingContentError(CorruptError):
     code = "missing_content"
 
 
-class ForeignRepositoryError(NoRepositoryError):
-    """The repository belongs to another user of this system."""
-
-    code = "foreign_owner"
-
-
 class RepositoryExistsError(ConflictError):
     """There is a repository already."""
 
@@ -59,56 +51,6 @@ class RepositoryExistsError(ConflictError):
 def utc_now() -> str:
     """The time as records write it: RFC 3339, UTC, whole seconds."""
     return datetime.now(timezone.utc).replace(microsecond=0).isoformat().replace("+00:00", "Z")
-
-
-def discover(start: Path) -> Path:
-    """The nearest folder at or above ``start`` that holds a repository.
-
-    Raises:
-        NoRepositoryError: There is none up to the root.
-    """
-    start = start.absolute()
-    if start.name == FOLDER and (start / "format").is_file():
-        return start.parent
-    for folder in (start, *start.parents):
-        if (folder / FOLDER / "format").is_file():
-            return folder
-    raise NoRepositoryError(
-        f"{start} is not in an rblstore repository", object=str(start), hint="Make one with: rbl init"
-    )
-
-
-def check_format(folder: Path) -> None:
-    """Refuses a folder that is not a repository of the format this version reads.
-
-    Raises:
-        NoRepositoryError: It is not.
-    """
-    try:
-        with (folder / "format").open("rb") as stream:
-            found = stream.read(64)
-    except OSError as error:
-        raise NoRepositoryError(
-            f"{folder} has no readable format file ({error.strerror})", object=str(folder)
-        ) from error
-    if found != FORMAT:
-        raise NoRepositoryError(
-            f"{folder} has the format {found[:40]!r}, which this version does not read",
-            object=str(folder),
-            hint="Open it with the version that wrote it, or a newer one.",
-        )
-
-
-def _check_owner(folder: Path, allow_foreign: bool) -> None:
-    if allow_foreign or not hasattr(os, "geteuid"):
-        return
-    owner = folder.stat().st_uid
-    if owner not in (os.geteuid(), 0):
-        raise ForeignRepositoryError(
-            f"{folder} belongs to another user (uid {owner})",
-            object=str(folder),
-            hint="If you trust it, open it with allow_foreign=True.",
-        )
 
 
 class Store:
@@ -177,7 +119,7 @@ class Store:
         """
         folder = root / FOLDER
         check_format(folder)
-        _check_owner(folder, allow_foreign)
+        check_owner(folder, allow_foreign=allow_foreign)
         try:
             configuration = parse_configuration((folder / "config.toml").read_bytes())
         except FileNotFoundError:
@@ -465,16 +407,15 @@ class Transaction:
             if summary is not None:
                 self.packs.append(summary)
         catalog = self._store.catalog
-        with catalog.write() as writer:
+        with catalog.write() as index:
             for summary in self.packs:
-                writer.add_pack(summary)
-            for record_id, record in self._records.items():
-                writer.add_record(record_id, record)
+                index.add_pack(summary)
+            index.add_records(self._records.items())
             if self._changes:
-                changes = tuple(self._changes[name] for name in sorted(self._changes))
+                changes = list(self._changes.values())
                 self.operation = next_operation(
-                    writer, self._description, changes, self._author, utc_now(), self._undoes
+                    index, self._description, changes, self._author, utc_now(), self._undoes
                 )
-                writer.apply(self.operation)
+                index.apply(self.operation)
         if self.operation is not None:
             self._store.append_operations()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import errors
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -19,8 +21,17 @@ from rblstore.errors import ConflictError, InputError, RblError
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
 
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What configs that check their own members raise; newer versions of huggingface_hub have it."""
+    found = getattr(errors, "StrictDataclassError", None)
+    return () if found is None else (found,)
+
+
 # What PEFT, transformers and torch raise on configs and tensors that do not fit; their messages go on in ours.
-LIBRARY_ERRORS = (
+LIBRARY_ERRORS: tuple[type[Exception], ...] = (
+    *_hub_errors(),
+    re.error,
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -84,7 +95,9 @@ def read_adapter_config(directory: Path) -> dict[str, Any]:
     config = decode_json(data, what="adapter_config.json", max_bytes=limits.ADAPTER_CONFIG_BYTES)
     if not isinstance(config, dict):
         raise InputError("adapter_config.json: not a JSON object", object=str(path))
-    if (kind := config.get("peft_type")) in _REFUSED_KINDS:
+    if not isinstance(kind := config.get("peft_type"), str):
+        raise InputError("adapter_config.json: no peft_type", object=str(path))
+    if kind in _REFUSED_KINDS:
         raise UnattachableError(f"{directory.name}: adapters of kind {kind} load other models", object=str(path))
     for member in _REFUSED_MEMBERS:
         if config.get(member):

@@ -120,6 +120,7 @@ def _load_plain(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
                 **{_dtype_argument(): "auto" if dtype is None else dtype},
                 **extra,
             )

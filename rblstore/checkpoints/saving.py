@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +23,21 @@ from rblstore.errors import InputError, UsageError
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
-# A live model, or an adapter as its tensors and the members of its adapter_config.json.
-ModelSource: TypeAlias = nn.Module | tuple[Mapping[str, torch.Tensor], Mapping[str, Any]]
+
+class AdapterTensors(NamedTuple):
+    """An adapter that is given as its tensors.
+
+    Attributes:
+        tensors: By the names that they have in ``adapter_model.safetensors``.
+        config: The members of ``adapter_config.json``; ``peft_type`` is the least.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    config: Mapping[str, Any]
+
+
+# A live model, an adapter as its tensors and its configuration, or an identity as its tensors.
+ModelSource: TypeAlias = nn.Module | AdapterTensors | Mapping[str, torch.Tensor]
 
 # Members that say how the adapter was last used or by what it was written, not what it does.
 _INCIDENTAL = frozenset({"auto_mapping", "inference_mode", "peft_version", "revision"})
@@ -98,6 +111,8 @@ def save_adapter(model: Any, directory: Path, adapter_name: str | None = None) -
         )
     name = _chosen(model, adapter_name)
     directory.mkdir(parents=True, exist_ok=True)
+    settings = model.peft_config[name]
+    base = settings.base_model_name_or_path
     with tempfile.TemporaryDirectory(dir=directory, prefix=".saving-") as scratch:
         try:
             with quiet():
@@ -109,10 +124,14 @@ def save_adapter(model: Any, directory: Path, adapter_name: str | None = None) -
                 )
         except LIBRARY_ERRORS as error:
             raise UnsavableError(f"PEFT cannot save the adapter {name!r}: {error}", object=name) from error
+        finally:
+            # PEFT fills in where the base model was loaded from, which may be a folder that is gone tomorrow.
+            settings.base_model_name_or_path = base
         written = Path(scratch) if name == "default" else Path(scratch) / name
         shutil.move(written / WEIGHTS, directory / WEIGHTS)
         config = json.loads((written / CONFIG).read_text())
-    for key, value in vars(model.peft_config[name]).items():
+    config["base_model_name_or_path"] = base
+    for key, value in vars(settings).items():
         if isinstance(value, (set, frozenset)):
             config[key] = sorted(value)
     _write_config(config, directory)
@@ -173,15 +192,15 @@ def save_tensor_mapping(mapping: Mapping[str, torch.Tensor], config: Mapping[str
     _write_config(config, directory)
 
 
-def _write_weights(tensors: dict[str, torch.Tensor], directory: Path) -> None:
+def _write_weights(tensors: dict[str, torch.Tensor], directory: Path, name: str = WEIGHTS) -> None:
     # A copy each: safetensors refuses tensors that share memory, and views that are not contiguous.
     flat = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     try:
-        save_file(flat, directory / WEIGHTS, metadata={"format": "pt"})
+        save_file(flat, directory / name, metadata={"format": "pt"})
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise UnsavableError(f"the tensors cannot be written: {error}", object=str(directory / WEIGHTS)) from error
+        raise UnsavableError(f"the tensors cannot be written: {error}", object=str(directory / name)) from error
 
 
 def save_source(source: Any, directory: Path, *, identity: bool = False, adapter_name: str | None = None) -> None:
@@ -196,7 +215,11 @@ def save_source(source: Any, directory: Path, *, identity: bool = False, adapter
     Raises:
         UnsavableError: Neither a model nor tensors with a config.
     """
-    if identity:
+    if identity and isinstance(source, Mapping):
+        if wrong := [str(name) for name, value in source.items() if not isinstance(value, torch.Tensor)]:
+            raise UnsavableError(f"{wrong[0]!r} is not a tensor", object=wrong[0])
+        _write_weights(dict(source), directory, "model.safetensors")
+    elif identity:
         save_model(source, directory)
     elif isinstance(source, nn.Module):
         save_adapter(source, directory, adapter_name)

@@ -1,4 +1,4 @@
-"""Turns a live model's composition into another one over the same identity: what changed goes or comes, the rest stays."""
+"""Turns a live model's composition into another over the same identity: what changed goes or comes, the rest stays."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["AttachSpec", "recompose", "stored_values"]
 
 
 def stored_values(model: nn.Module, names: Iterable[str], read: Read) -> Callable[[str], torch.Tensor | None]:
-    """What :func:`rblstore.live.detach.detach` asks: the stored value beneath all behaviors of a live tensor.
+    """What :func:`rblstore.live.detach.detach` asks for: the value of a live tensor beneath all behaviors.
 
     Args:
         model: The live model.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from rblstore.checkpoints.adapter_config import AdapterConfig
@@ -82,9 +83,7 @@ def _spans(directory: Path) -> Iterator[tuple[int, int, TensorSpan]]:
             continue
         descriptor = file.open()
         try:
-            header = read_header(
-                lambda offset, length, source=descriptor: read_exact(source, offset, length), file.size, name=file.path
-            )
+            header = read_header(partial(read_exact, descriptor), file.size, name=file.path)
             for span in header.tensors:
                 yield descriptor, len(header.raw), span
         finally:

@@ -53,7 +53,7 @@ class CheckoutResult(Result):
 
 
 def checkout(
-    store: Store, revision: str, target: Path, *, form: str = "adapters", progress: Progress | None = None
+    store: Store, revision: str, target: Path, *, form: CheckoutForm = "adapters", progress: Progress | None = None
 ) -> CheckoutResult:
     """Writes the composition of a commit into a new or empty directory; every digest is verified on the way.
 

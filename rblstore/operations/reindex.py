@@ -8,9 +8,10 @@ from pathlib import Path
 from rblstore.catalog.database import Catalog
 from rblstore.configuration import Configuration
 from rblstore.errors import CorruptError, RblError
+from rblstore.opening import FOLDER, check_format
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
-from rblstore.repository import FOLDER, Store, check_format
+from rblstore.repository import Store
 from rblstore.storage.durable import fsync_directory
 from rblstore.storage.locks import exclusive
 

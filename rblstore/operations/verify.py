@@ -53,7 +53,7 @@ class VerificationResult(Result):
 
     verification: VerificationId
     probe_name: str
-    drift: dict[str, tuple[str, str]]
+    drift: dict[str, tuple[str | None, str | None]]
     record: Verification
 
     def as_json(self) -> dict[str, Any]:

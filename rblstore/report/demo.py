@@ -1,4 +1,4 @@
-"""``rbl demo``: the whole story in two minutes, offline: commit behaviors, revert one, prove it, and what happens without."""
+"""``rbl demo``: the whole story in two minutes, offline: commit behaviors, revert one and prove it."""
 
 from __future__ import annotations
 
@@ -181,10 +181,10 @@ class _Demo:
         prompts = [RawPrompt(f"p{number:02d}", text=prompt) for number, prompt in enumerate(PROMPTS)]
         probe = make_probe(prompts, lambda prompt: list(tokenizer(prompt)["input_ids"]), None)
         base = list(measure(aligned(model), probe))
-        options = {"steps": self._steps, "learning_rate": 5e-4 if self._given is None else 2e-5, "rows": self._rows}
-        train(model, tokenizer, text, **options)
+        rate = 5e-4 if self._given is None else 2e-5
+        train(model, tokenizer, text, steps=self._steps, learning_rate=rate, rows=self._rows)
         adapted = compare_measurements(base, measure(model, probe))
-        train(model, tokenizer, english(), **options)
+        train(model, tokenizer, english(), steps=self._steps, learning_rate=rate, rows=self._rows)
         recovered = compare_measurements(base, measure(model, probe))
         rf, _ = recovery(recovered.kl, adapted.kl)
         return Recovery(

@@ -1,4 +1,4 @@
-"""Models and text for the demonstration: a small real language model made on the spot, from text that ships with Python."""
+"""Models and text for the demonstration: a small real language model, made on the spot from text in Python."""
 
 from __future__ import annotations
 

@@ -32,7 +32,14 @@ ORDER = (
 )
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # Modules beside the rooms, and the room whose rules they live by.
-BESIDE = {"configuration": "repository", "revisions": "repository", "__init__": "api", "__main__": "cli"}
+BESIDE = {
+    "configuration": "repository",
+    "opening": "repository",
+    "entry": "api",
+    "revisions": "repository",
+    "__init__": "api",
+    "__main__": "cli",
+}
 
 HEAVY = {"torch", "transformers", "peft", "matplotlib"}
 HEAVY_ROOMS = {"checkpoints", "divergence", "live", "integrations", "report"}
