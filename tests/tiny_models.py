@@ -18,7 +18,10 @@ def _randomized(model: torch.nn.Module, seed: int, dtype: torch.dtype) -> Any:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return model.to(dtype).eval()
+        # Parameters alone, as loading does it: tables that are computed, of rotations for one, stay in fp32.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+    return model.eval()
 
 
 def llama(*, tied: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0, layers: int = 2) -> Any:
@@ -277,7 +280,10 @@ def save_adapter(model: Any, directory: Path, kind: str = "lora", *, seed: int =
 
 @torch.no_grad()
 def outputs(model: Any) -> torch.Tensor:
-    """Logits, or the last hidden state, of :data:`PROMPT`."""
+    """Logits or last hidden state of :data:`PROMPT`, from aligned memory: alignment decides the last bits."""
+    from rblstore.divergence.alignment import aligned
+
+    aligned(model)
     inputs: dict[str, Any] = {"input_ids": PROMPT, "attention_mask": torch.ones_like(PROMPT)}
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = PROMPT
