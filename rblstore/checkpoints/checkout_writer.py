@@ -198,15 +198,18 @@ class DirectoryWriter:
             )
 
     def write_file(
-        self, path: str, chunks: Iterable[bytes | bytearray | memoryview], sha256: ContentId, size: int
-    ) -> None:
+        self, path: str, chunks: Iterable[bytes | bytearray | memoryview], sha256: ContentId | None, size: int
+    ) -> ContentId:
         """Writes one new file and checks that it is what it should be.
 
         Args:
             path: Relative, with forward slashes.
             chunks: Its bytes.
-            sha256: Digest that they must have.
+            sha256: Digest that they must have, or None for bytes that nobody has seen before.
             size: Their number.
+
+        Returns:
+            Their digest.
 
         Raises:
             ContentMismatchError: Other bytes came.
@@ -231,8 +234,9 @@ class DirectoryWriter:
                     os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        if written != size or digest != sha256:
+        if written != size or (sha256 is not None and digest != sha256):
             raise self._mismatch(path)
+        return ContentId(digest)
 
     def _mismatch(self, path: str) -> ContentMismatchError:
         return ContentMismatchError(

@@ -25,8 +25,8 @@ def stored_values(model: nn.Module, names: Iterable[str], read: Read) -> Callabl
         read: Reads one of them.
 
     Returns:
-        A function of a live name. The model is bound to the stored names when it is first called: most behaviors replace
-        nothing.
+        A function of a live name. It binds the model to the stored names
+        when first called: most behaviors replace nothing.
     """
     restore: list[Read] = []
 

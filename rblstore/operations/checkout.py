@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from rblstore.checkpoints.checkout_layout import (
     MANIFEST_FILE,
@@ -27,6 +28,7 @@ from rblstore.repository import Store
 from rblstore.revisions import resolve
 
 FORMS = ("adapters", "merged")
+Chunk = TypeVar("Chunk", bound="bytes | memoryview")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def write_adapters(
     with DirectoryWriter(target) as writer:
         writer.require_space(total)
         for file in planned:
-            chunks = _metered(store.file(file.entry), f"writing {file.path}", meter)
+            chunks = metered(store.file(file.entry), f"writing {file.path}", meter)
             writer.write_file(file.path, chunks, file.entry.sha256, file.entry.size)
         write_manifest(writer, manifest)
         writer.commit()
@@ -150,7 +152,8 @@ def plan(store: Store, composition: Composition) -> tuple[PlannedFile, ...]:
     return tuple(plan_checkout(identity, behaviors, "adapters"))
 
 
-def _metered(chunks: Iterator[memoryview], stage: str, meter: Meter) -> Iterator[memoryview]:
+def metered(chunks: Iterable[Chunk], stage: str, meter: Meter) -> Iterator[Chunk]:
+    """The same chunks, each told to the meter once it was taken."""
     for chunk in chunks:
         yield chunk
         meter.add(stage, len(chunk))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -22,7 +23,7 @@ from rblstore.cli.verb import Verb
     help="The identity's files with the behaviors beside them, or one plain checkpoint.",
 )
 @click.pass_obj
-def command(invocation: Invocation, revision: str, directory: Path, form: str) -> Outcome:
+def command(invocation: Invocation, revision: str, directory: Path, form: Literal["adapters", "merged"]) -> Outcome:
     """Compose a commit's model into DIR, which must be new or empty. HEAD does not move.
 
     Prints the lines of Python that load it: from_pretrained(DIR) alone would give the identity without its behaviors.

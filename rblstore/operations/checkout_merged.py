@@ -1,0 +1,234 @@
+"""The ``merged`` form of a checkout: one plain checkpoint, sums in fp32 in the composition's order, rounded once.
+
+Plain LoRA is merged in blocks of rows without torch; anything else by peft's own merge in fp32. Either way a tensor that no
+behavior acts on comes from the store as it is, and the stored layout of files and element types is kept.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rblstore.checkpoints.checkout_layout import CheckoutFile, CheckoutManifest, CheckoutSlot, plan_checkout
+from rblstore.checkpoints.checkout_writer import DirectoryWriter
+from rblstore.checkpoints.logical_tensors import primary_weight_files
+from rblstore.checkpoints.merging import (
+    CannotMergeError,
+    can_merge_plain,
+    merge_tensor,
+    oriented,
+    plan_plain_merge,
+    read_floats,
+)
+from rblstore.objects.content_records import FileEntry, FileManifest, Identity, StoredTensor
+from rblstore.objects.history_records import Composition
+from rblstore.objects.ids import CommitId, CompositionId
+from rblstore.operations.checkout import metered, write_manifest
+from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.stored_models import (
+    ADAPTER_WEIGHTS,
+    INDEX,
+    IdentityView,
+    Member,
+    file_named,
+    members,
+    view_identity,
+)
+from rblstore.repository import Store
+
+Merged = Callable[[], Iterator[bytes]]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """What takes the place of stored tensors.
+
+    Attributes:
+        merged: The new bytes of each changed logical tensor, in its stored element type and shape.
+        folder: Where a whole checkpoint was saved instead, because tensors were added; or None.
+    """
+
+    merged: Mapping[str, Merged]
+    folder: Path | None = None
+
+
+def write_merged(
+    store: Store,
+    composition: Composition,
+    commit_id: CommitId,
+    composition_id: CompositionId,
+    target: Path,
+    progress: Progress | None,
+) -> tuple[CheckoutFile, ...]:
+    """Writes a composition as one plain checkpoint.
+
+    Returns:
+        The files written, the manifest aside.
+
+    Raises:
+        TargetNotEmptyError: The directory has something in it.
+        CannotMergeError: A behavior that is no change of weights (prompt tuning), or that peft cannot merge.
+        CorruptError: Stored bytes are damaged; nothing is left behind.
+    """
+    identity = store.record(composition.identity, Identity)
+    view = view_identity(store, identity)
+    found = members(store, composition)
+    for member in found:
+        if not member.behavior.effects:
+            raise CannotMergeError(
+                f"{member.name!r} changes no weights, so it cannot be merged into them",
+                object=member.name,
+                hint="Check out the 'adapters' form.",
+            )
+    with DirectoryWriter(target) as writer, tempfile.TemporaryDirectory(dir=store.folder / "tmp") as scratch:
+        writer.require_space(sum(entry.size for entry in identity.files))
+        if all(member.config is not None and can_merge_plain(member.config, member.behavior) for member in found):
+            weights = _Weights(_plain(store, found, view))
+        else:
+            weights = _by_peft(store, composition, found, view, Path(scratch))
+        files = _write_files(store, identity, weights, writer, progress)
+        slots = tuple(CheckoutSlot(slot.name, slot.behavior, slot.weight, None) for slot in composition.slots)
+        manifest = CheckoutManifest("merged", commit_id, composition_id, composition.identity, slots, files)
+        write_manifest(writer, manifest)
+        writer.commit()
+    return files
+
+
+def _write_files(
+    store: Store, identity: Identity, weights: _Weights, writer: DirectoryWriter, progress: Progress | None
+) -> tuple[CheckoutFile, ...]:
+    meter = Meter(progress, sum(entry.size for entry in identity.files))
+    index = file_named(identity.files, INDEX)
+    index_bytes = None if index is None else store.content_bytes(index.sha256, index.size)
+    primary = primary_weight_files([entry.path for entry in identity.files if entry.manifest], index_bytes)
+    files = []
+    for planned in plan_checkout(identity, [], "merged"):
+        entry = planned.entry
+        replaced = entry.path in primary or (entry.path == INDEX and weights.folder is not None)
+        if replaced and weights.folder is not None:
+            continue
+        stage = f"writing {entry.path}"
+        if replaced:
+            chunks: Iterator[bytes | memoryview] = _merged_file(store, entry, weights.merged)
+            digest = writer.write_file(entry.path, metered(chunks, stage, meter), None, entry.size)
+        else:
+            digest = writer.write_file(entry.path, metered(store.file(entry), stage, meter), entry.sha256, entry.size)
+        files.append(CheckoutFile(entry.path, digest, entry.size))
+    if weights.folder is not None:
+        for path in sorted(weights.folder.glob("model*")):
+            size = path.stat().st_size
+            files.append(CheckoutFile(path.name, writer.write_file(path.name, _read(path), None, size), size))
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            yield chunk
+
+
+def _merged_file(store: Store, entry: FileEntry, merged: Mapping[str, Merged]) -> Iterator[bytes | memoryview]:
+    """A stored safetensors file with some tensors' bytes replaced: same header, same layout."""
+    assert entry.manifest is not None, "primary weights have a manifest"
+    manifest = store.record(entry.manifest, FileManifest)
+    yield from store.content(manifest.header)
+    for tensor in manifest.tensors:
+        make = merged.get(tensor.name)
+        if make is None:
+            yield from store.content(tensor.tensor.content)
+        else:
+            yield from make()
+
+
+class _Rows:
+    """A stored tensor's rows in order, out of one verified pass over its content."""
+
+    def __init__(self, store: Store, tensor: StoredTensor) -> None:
+        self._chunks = store.content(tensor.content)
+        self._row = tensor.size // max(1, tensor.shape[0])
+        self._rows = tensor.shape[0]
+        self._buffer = bytearray()
+
+    def read(self, start: int, count: int) -> bytes:
+        """The next ``count`` rows; ``start`` only ever goes forward."""
+        wanted = count * self._row
+        last = start + count >= self._rows
+        # The content's digest is checked at its very end: the last rows are not given out before.
+        while (last or len(self._buffer) < wanted) and (chunk := next(self._chunks, None)) is not None:
+            self._buffer += chunk
+        rows = bytes(self._buffer[:wanted])
+        del self._buffer[:wanted]
+        return rows
+
+
+def _plain(store: Store, found: list[Member], view: IdentityView) -> dict[str, Merged]:
+    updates: dict[str, list[Callable[[], tuple[Any, Any, float]]]] = {}
+    for member in found:
+        assert member.config is not None, "overlays are not plain LoRA"
+        entry = file_named(member.behavior.files, ADAPTER_WEIGHTS)
+        assert entry is not None, "an adapter has weights"
+        assert entry.manifest is not None, "safetensors files have a manifest"
+        tensors = {one.name: one.tensor for one in store.record(entry.manifest, FileManifest).tensors}
+        for delta in plan_plain_merge(member.config, tensors, view.tensors):
+
+            def factors(
+                first: StoredTensor = tensors[delta.first],
+                second: StoredTensor = tensors[delta.second],
+                swapped: bool = delta.swapped,
+                scale: float = delta.scale * member.weight,
+            ) -> tuple[Any, Any, float]:
+                left, right = (
+                    read_floats(store.content_bytes(one.content, one.size), one.dtype, one.shape)
+                    for one in (first, second)
+                )
+                return (*oriented(left, right, swapped=swapped), scale)
+
+            updates.setdefault(delta.target, []).append(factors)
+
+    def merged(name: str) -> Merged:
+        def make() -> Iterator[bytes]:
+            tensor = view.tensors[name]
+            deltas = [one() for one in updates[name]]
+            return merge_tensor(_Rows(store, tensor).read, tensor.dtype, tensor.shape, deltas)
+
+        return make
+
+    return {name: merged(name) for name in updates}
+
+
+def _by_peft(
+    store: Store, composition: Composition, found: list[Member], view: IdentityView, scratch: Path
+) -> _Weights:
+    """Merges through peft in fp32 and casts once, tensor by tensor, to the stored element type."""
+    import torch
+
+    from rblstore.checkpoints.saving import save_model
+    from rblstore.live.binding import DTYPES, bind
+    from rblstore.live.merge import merged_model
+    from rblstore.operations.load import load_composition
+
+    model = merged_model(load_composition(store, composition, dtype=torch.float32))
+    effects = [effect for member in found for effect in member.behavior.effects if effect.on == "tensor"]
+    if any(effect.action == "adds" for effect in effects):
+        dtypes = {tensor.dtype for tensor in view.tensors.values() if tensor.dtype in ("BF16", "F16", "F32", "F64")}
+        if len(dtypes) == 1:
+            model.to(getattr(torch, DTYPES[dtypes.pop()]))
+        save_model(model, scratch)
+        return _Weights({}, scratch)
+    binding = bind(model, view.tensors)
+
+    def merged(name: str) -> Merged:
+        stored = view.tensors[name]
+
+        def make() -> Iterator[bytes]:
+            live = binding.live(name).detach().to(getattr(torch, DTYPES[stored.dtype])).contiguous()
+            if tuple(live.shape) != stored.shape:
+                raise CannotMergeError(f"{name} has another shape once merged", object=name)
+            yield live.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+        return make
+
+    return _Weights({effect.target: merged(effect.target) for effect in effects})
