@@ -340,6 +340,22 @@ def head_branch(reader: CatalogReader) -> str:
     return value.removeprefix(SYMBOLIC)
 
 
+def _require_readable(record: Record, data: bytes) -> None:
+    """Refuses a record that could not be read back, before it is stored for ever.
+
+    Raises:
+        InputError: It is too large, or breaks its own kind's rules.
+    """
+    try:
+        record.parse(data)
+    except InputError as error:
+        raise InputError(
+            f"this cannot be recorded, since it could not be read back: {error.message}",
+            object=error.object,
+            hint=error.hint,
+        ) from error
+
+
 class Transaction:
     """What one command writes. Nothing of it is visible before :meth:`publish`; leaving without it leaves nothing."""
 
@@ -380,12 +396,15 @@ class Transaction:
         return self._contents.add(chunks, element_width=element_width)
 
     def add_record(self, record: AnyRecord) -> RecordId:
-        """Stores a record and returns its id, typed by its kind."""
+        """Stores a record and returns its id, typed by its kind.
+
+        Raises:
+            InputError: It is too large, or breaks its own kind's rules.
+        """
         data = record.encode()
-        if len(data) > limits.RECORD_BYTES:
-            raise InputError(f"a {record.KIND} record takes {len(data)} bytes, more than allowed", object=record.KIND)
         record_id = type(record).id_of(data)
         if record_id not in self._records:
+            _require_readable(record, data)
             self._records[record_id] = record
             self._record_pack.add([data])
         return record_id
@@ -416,6 +435,7 @@ class Transaction:
                 self.operation = next_operation(
                     index, self._description, changes, self._author, utc_now(), self._undoes
                 )
+                _require_readable(self.operation, self.operation.encode())
                 index.apply(self.operation)
         if self.operation is not None:
             self._store.append_operations()

@@ -117,7 +117,7 @@ class CheckoutManifest:
         Raises:
             InputError: Malformed, of another version, or with a path that leaves the checkout.
         """
-        body = decode_json(data, what=MANIFEST_FILE, max_bytes=limits.RECORD_BYTES, max_entries=limits.RECORD_ENTRIES)
+        body = decode_json(data, what=MANIFEST_FILE, max_bytes=limits.RECORD_BYTES, max_entries=limits.JSON_ENTRIES)
         fields = Fields(body, MANIFEST_FILE)
         version = fields.integer(_VERSION_KEY)
         if version != _VERSION:

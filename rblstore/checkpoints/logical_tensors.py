@@ -29,7 +29,7 @@ class DuplicateTensorError(InputError):
 
 def _weight_map(index: bytes) -> dict[str, str]:
     try:
-        body = decode_json(index, what=INDEX_FILE, max_bytes=limits.RECORD_BYTES, max_entries=limits.RECORD_ENTRIES)
+        body = decode_json(index, what=INDEX_FILE, max_bytes=limits.RECORD_BYTES, max_entries=limits.JSON_ENTRIES)
     except InputError as error:
         raise BadIndexError(error.message, object=INDEX_FILE, hint="Fetch the file again.") from error
     weight_map = body.get("weight_map") if isinstance(body, dict) else None

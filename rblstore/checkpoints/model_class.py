@@ -43,7 +43,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UnloadableModelError(f"{directory.name}: there is no config.json", object=str(path))
     with path.open("rb") as file:
         data = file.read(CONFIG_BYTES + 1)
-    config = decode_json(data, what="config.json", max_bytes=CONFIG_BYTES, max_entries=limits.RECORD_ENTRIES)
+    config = decode_json(data, what="config.json", max_bytes=CONFIG_BYTES, max_entries=limits.JSON_ENTRIES)
     if not isinstance(config, dict):
         raise UnloadableModelError("config.json: not a JSON object", object=str(path))
     weights = config.get("transformers_weights")

@@ -101,7 +101,7 @@ def _lines(data: bytes, name: str) -> list[tuple[int, str]]:
 def _decode(data: str | bytes, what: str) -> Any:
     raw = data.encode("utf-8") if isinstance(data, str) else data
     try:
-        return decode_json(raw, what=what, max_bytes=FILE_BYTES, max_entries=limits.RECORD_ENTRIES)
+        return decode_json(raw, what=what, max_bytes=FILE_BYTES, max_entries=limits.JSON_ENTRIES)
     except InputError as error:
         hint = "One JSON value a line is a .jsonl file." if isinstance(data, bytes) and b"\n" in data else None
         raise BadProbeError(error.message, object=error.object, hint=hint) from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 RECORD_BYTES: Final = 64 << 20
-RECORD_ENTRIES: Final = 500_000
+RECORD_ENTRIES: Final = 4_000_000
+JSON_ENTRIES: Final = 500_000
 JSON_DEPTH: Final = 32
 JSON_INTEGER: Final = (1 << 53) - 1
 PATH_BYTES: Final = 1024

@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from rblstore.checkpoints.adapter_config import parse_adapter_config
 from rblstore.checkpoints.adapter_effects import adapter_effects
-from rblstore.checkpoints.checkout_layout import BEHAVIORS_FOLDER, MANIFEST_FILE
+from rblstore.checkpoints.checkout_layout import (
+    BEHAVIORS_FOLDER,
+    MANIFEST_FILE,
+    behavior_folder,
+    refuse_reserved_paths,
+)
 from rblstore.checkpoints.composition_ground import logical_state, shown
 from rblstore.checkpoints.source_directory import (
     BadDirectoryError,
@@ -26,6 +31,7 @@ from rblstore.objects import limits
 from rblstore.objects.content_records import Behavior, Identity, tensor_root
 from rblstore.objects.evidence_records import Claim
 from rblstore.objects.ids import BehaviorId, IdentityId
+from rblstore.objects.paths import check_paths
 from rblstore.operations.adapter_base import check_named_base
 from rblstore.operations.claims import card_claims, said_claims, state
 from rblstore.operations.progress import Meter, Progress
@@ -184,7 +190,9 @@ class Importer:
 
         Raises:
             InputError: A file that breaks its format, or no tensors at all.
+            LayoutCollisionError: A file lies where a checkout keeps its own.
         """
+        refuse_reserved_paths(file.path for file in source.files)
         files = self._store_files(source, "")
         index = next((file for file in source.files if file.path == INDEX), None)
         tensors = logical(files.manifests, None if index is None else _read_whole(index))
@@ -223,6 +231,7 @@ class Importer:
                     object=str(source.path),
                     hint="Give the directory that save_pretrained of a PeftModel wrote.",
                 )
+        check_paths(f"{behavior_folder(name)}/{path}" for path in paths)
         config = parse_adapter_config(_read_whole(paths[ADAPTER_CONFIG]))
         files = self._store_files(source, f"{name}: ")
         tensors = {entry.name: entry.tensor for entry in files.manifests[ADAPTER_WEIGHTS].tensors}
