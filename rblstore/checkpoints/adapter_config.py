@@ -52,6 +52,8 @@ _NAMES = (
     "layers_pattern",
 )  # fmt: skip
 
+# Every entry is compared with every part of every name, as peft does.
+_MOST_SAVED = 1000
 # How peft starts an adapter that takes a part of the base weight away when it is attached (peft/tuners/lora/layer.py).
 _MUTATING = ("pissa", "corda", "olora", "loftq", "lora_ga")
 # Members that make a LoRA layer compute something else than base + scale * B A x, or do something to the model first.
@@ -186,6 +188,8 @@ def _names(raw: Mapping[str, Any], member: str) -> tuple[str, ...] | str | None:
         return value
     if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
         raise _refuse(member, "is not a list of names")
+    if member == "modules_to_save" and len(value) > _MOST_SAVED:
+        raise _refuse(member, f"holds {len(value)} entries, more than the {_MOST_SAVED} allowed")
     return tuple(dict.fromkeys(value))
 
 

@@ -81,7 +81,7 @@ class _Binding:
         layers = [layer for start, end in self.config.layer_replication for layer in range(start, end)]
         parts = module.split(".")
         for at, part in enumerate(parts):
-            if part.isdigit() and int(part) < len(layers):
+            if part.isascii() and part.isdecimal() and len(part) < 7 and int(part) < len(layers):
                 parts[at] = str(layers[int(part)])
                 break
         return ".".join(parts)
@@ -167,13 +167,16 @@ def _configured_targets(binding: _Binding) -> list[str]:
     if wanted is None or isinstance(wanted, str):
         # One regular expression, from outside: not run. The embedding and files stand for the base instead.
         return []
-    return [
-        name
-        for name, tensor in binding.beneath.items()
-        if name.endswith(".weight")
-        and len(tensor.shape) > 1
-        and any(name == f"{entry}.weight" or name.endswith(f".{entry}.weight") for entry in wanted)
-    ]
+    ends = frozenset(wanted)
+    found = []
+    for name, tensor in binding.beneath.items():
+        module = name.removesuffix(".weight")
+        if module == name or len(tensor.shape) < 2:
+            continue
+        parts = module.split(".")
+        if any(".".join(parts[start:]) in ends for start in range(len(parts))):
+            found.append(name)
+    return found
 
 
 def _check_ranks(config: AdapterConfig, updates: Iterable[ModuleUpdate], tensors: Mapping[str, StoredTensor]) -> None:
@@ -183,10 +186,9 @@ def _check_ranks(config: AdapterConfig, updates: Iterable[ModuleUpdate], tensors
     for update in updates:
         for parameter in ("lora_A.weight", "lora_embedding_A"):
             name = update.parameters.get(parameter)
-            if name is not None and tensors[name].shape[0] != config.r:
-                raise BadAdapterError(
-                    f"{name} has rank {tensors[name].shape[0]}, the config says {config.r}", object=name
-                )
+            if name is not None and tensors[name].shape[:1] != (config.r,):
+                rank = tensors[name].shape[0] if tensors[name].shape else 0
+                raise BadAdapterError(f"{name} has rank {rank}, the config says {config.r}", object=name)
 
 
 def adapter_effects(

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from rblstore.checkpoints.adapter_config import AdapterConfig
@@ -66,17 +67,19 @@ def _plain_pattern(pattern: str) -> bool:
     return _PATTERN.fullmatch(pattern) is not None and len(_REPEATED.findall(pattern)) < 2
 
 
+@lru_cache(maxsize=16_384)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    if not _plain_pattern(pattern):
+        raise CannotMergeError(f"the pattern {pattern[:80]!r} is not one that is run here", object=pattern[:80])
+    try:
+        return re.compile(rf"(.*\.)?({pattern})$")
+    except re.error as error:
+        raise InputError(f"adapter_config.json: {pattern[:80]!r} is not a pattern ({error})") from error
+
+
 def _pattern_key(patterns: Mapping[str, Any], module: str) -> str:
     """The pattern that applies to a module, by peft's rule (get_pattern_key): the first that matches its end."""
-    for pattern in patterns:
-        if not _plain_pattern(pattern):
-            raise CannotMergeError(f"the pattern {pattern[:80]!r} is not one that is run here", object=pattern[:80])
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return pattern
-        except re.error as error:
-            raise InputError(f"adapter_config.json: {pattern[:80]!r} is not a pattern ({error})") from error
-    return module
+    return next((pattern for pattern in patterns if _compiled(pattern).match(module)), module)
 
 
 def lora_scaling(config: AdapterConfig, module: str, weight: float = 1.0) -> float:
@@ -164,7 +167,12 @@ def plan_plain_merge(
 
 
 def _orientation(first: StoredTensor, second: StoredTensor, lies: StoredTensor, name: str) -> bool | None:
-    if first.shape[0] != second.shape[1] or (len(lies.shape) > 2 and first.shape[1:] != lies.shape[1:]):
+    if (
+        len(first.shape) < 2
+        or len(second.shape) < 2
+        or first.shape[0] != second.shape[1]
+        or (len(lies.shape) > 2 and first.shape[1:] != lies.shape[1:])
+    ):
         raise CannotMergeError(f"{name} belongs to a grouped convolution", object=name)
     try:
         return pair_is_swapped(first.shape, second.shape, lies.shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from rblstore.objects.content_records import StoredTensor
 
@@ -56,6 +57,7 @@ class TensorNames:
     def __init__(self, beneath: Mapping[str, StoredTensor]) -> None:
         self._beneath = beneath
         self._tails: dict[str, list[str]] | None = None
+        self._experts: dict[str, list[str]] | None = None
 
     def _by_tail(self, tail: str) -> Collection[str]:
         if self._tails is None:
@@ -105,17 +107,26 @@ class TensorNames:
         if _is_output(module):
             return self.input_embedding()
         if module.rsplit(".", 1)[-1] in _INPUTS:
-            return self.input_embedding() or next(
-                (name for name in self._beneath if _is_output(name.removesuffix(".weight"))), None
-            )
+            return self.input_embedding() or self._output
         return None
+
+    @cached_property
+    def _output(self) -> str | None:
+        return next(
+            (name for name in self._beneath if name.endswith(".weight") and _is_output(name.removesuffix(".weight"))),
+            None,
+        )
 
     def has_output(self) -> bool:
         """Whether an output layer is stored beside the input embedding, so that the two are not tied."""
-        return any(_is_output(name.removesuffix(".weight")) for name in self._beneath if name.endswith(".weight"))
+        return self._output is not None
 
     def input_embedding(self) -> str | None:
         """The input embedding's name, by the names that it commonly has, or None."""
+        return self._input
+
+    @cached_property
+    def _input(self) -> str | None:
         for word in _INPUTS:
             found = [
                 name
@@ -140,5 +151,11 @@ class TensorNames:
         layer = next((at for at in reversed(range(len(parts))) if parts[at].isdigit()), None)
         if layer is None:
             return []
-        start = ".".join(parts[: layer + 1]) + "."
-        return sorted(name for name in self._beneath if name.startswith(start) and ".experts." in name)
+        if self._experts is None:
+            self._experts = {}
+            for name in sorted(name for name in self._beneath if ".experts." in name):
+                before = name.split(".experts.", 1)[0].split(".")
+                for at, part in enumerate(before):
+                    if part.isdigit():
+                        self._experts.setdefault(".".join(before[: at + 1]), []).append(name)
+        return self._experts.get(".".join(parts[: layer + 1]), [])

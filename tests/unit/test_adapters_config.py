@@ -63,7 +63,7 @@ def test_reads_what_a_lora_config_says() -> None:
         {"modules_to_save": [""]},
         {"rank_pattern": {"q": 0}},
         {"rank_pattern": {"q": "4"}},
-        {"rank_pattern": []  + [1]},
+        {"rank_pattern": [1]},
         {"alpha_pattern": {"q": None}},
         {"trainable_token_indices": [-1]},
         {"trainable_token_indices": {"e": 3}},

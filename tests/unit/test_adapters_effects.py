@@ -193,6 +193,14 @@ def test_an_added_prefix(zoo: Zoo) -> None:
     }
 
 
+def test_a_new_head_is_not_taken_for_a_tensor_behind_a_prefix_that_the_updates_have_not(zoo: Zoo) -> None:
+    adapter = zoo.make(bert, lora(target_modules=["query"]), seed=8)
+    adapter.edit(lambda tensors: tensors.update({"base_model.model.dense.weight": torch.ones(32, 32)}))
+    base = {name: tensor for name, tensor in zoo.base(bert).items() if "dense" not in name or "pooler" in name}
+    base = {name.replace("bert.pooler", "pooler"): tensor for name, tensor in base.items()}
+    assert actions(adapter, base) == {QUERY + ".weight": "modifies", "dense.weight": "adds"}
+
+
 def test_a_prefix_in_another_order(zoo: Zoo) -> None:
     adapter = zoo.make(llama, lora(target_modules=BOTH))
     moved = {f"language_model.{name}": tensor for name, tensor in zoo.base(llama).items()}
@@ -311,3 +319,17 @@ def test_hostile_names_and_shapes_raise_only_our_errors(zoo: Zoo, name: str, sha
         adapter_effects(config, tensors, base, {})
     except (WrongBaseError, BadAdapterError):
         pass
+
+
+def test_many_hostile_names_take_no_time_to_speak_of() -> None:
+    """Every scan of the base happens once, whatever the number of names that find nothing."""
+    config = parse_adapter_config(
+        json.dumps({"peft_type": "LORA", "target_parameters": ["x"], "layer_replication": [[0, 5]]}).encode()
+    )
+    one = StoredTensor("F32", (2, 2), content("x"))
+    base = {f"m.{at}.experts.{at}.w": one for at in range(20_000)}
+    names = [f"base_model.model.m.{at}.experts.lora_A.weight" for at in range(10_000)]
+    names += [f"base_model.model.a{at}.lm_head.lora_A.weight" for at in range(10_000)]
+    names += ["base_model.model.m.\u00b2.experts.lora_A.weight", f"base_model.model.m.{'9' * 900}.q.lora_A.weight"]
+    with pytest.raises(WrongBaseError):
+        adapter_effects(config, dict.fromkeys(names, one), base, {})

@@ -17,6 +17,7 @@ QUERY = "bert.encoder.layer.0.attention.self.query"
     [
         ("base_model.model.a.q.lora_A.weight", AdapterKey("a.q", "lora_A.weight", "delta")),
         ("base_model.model.a.q.lora_magnitude_vector", AdapterKey("a.q", "lora_magnitude_vector", "delta")),
+        ("base_model.model.a.lora_q.lora_A.weight", AdapterKey("a.lora_q", "lora_A.weight", "delta")),
         ("base_model.model.wte.lora_embedding_B", AdapterKey("wte", "lora_embedding_B", "delta")),
         ("base_model.model.wte.base_layer.weight", AdapterKey("wte", "weight", "full", beneath=True)),
         ("base_model.model.a.experts.base_layer.lora_A.weight", AdapterKey("a.experts", "lora_A.weight", "delta")),
