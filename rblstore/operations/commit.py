@@ -16,6 +16,7 @@ from rblstore.operations.importing import CommitRequest, Importer, Sources
 from rblstore.operations.progress import Progress
 from rblstore.operations.result import Result
 from rblstore.operations.stored_models import IdentityView, Member, check_members, members, view_identity
+from rblstore.operations.switch import refuse_clash
 from rblstore.repository import HEADS, Store, utc_now
 
 __all__ = ["CommitRequest", "CommitResult", "NoIdentityError", "NoSuchBehaviorError", "commit"]
@@ -84,12 +85,15 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
         StandsOnError: Something that another behavior stands on would be taken away.
         UnloadableError: peft cannot attach the composition.
         RefMovedError: The branch moved meanwhile.
+        RefExistsError: A new branch whose name cannot stand beside another's.
         InputError: A file that breaks its format.
     """
     message = check_text(request.message, "the message", limits.MESSAGE_BYTES)
     _check_request(request)
     ref = store.head_branch() if request.branch is None else HEADS + check_ref_name(request.branch, "branch")
     value = store.ref(ref)
+    if value is None:
+        refuse_clash(store, ref)
     parent = None if value is None else CommitId(value)
     before = None if parent is None else _composition_at(store, parent)
     with ExitStack() as stack:

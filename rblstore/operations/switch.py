@@ -61,14 +61,23 @@ def create_branch(store: Store, name: str, start: str = "HEAD", *, author: str) 
     """
     ref = HEADS + check_ref_name(name, "branch")
     commit = resolve(store, start).commit
-    _refuse_clash(store, ref)
+    refuse_clash(store, ref)
     with store.transaction(author) as transaction:
         transaction.set_ref(ref, None, commit)
         transaction.describe(f"branch: {name}")
     return BranchInfo(name, commit, store.head_branch() == ref)
 
 
-def _refuse_clash(store: Store, ref: str) -> None:
+def refuse_clash(store: Store, ref: str) -> None:
+    """Refuses a new branch that no file system could hold beside those that there are, and one that exists.
+
+    Args:
+        store: The repository.
+        ref: The new branch's full name.
+
+    Raises:
+        RefExistsError: There is one of that name in any case, or one that would be a folder of the other.
+    """
     with store.catalog.read() as reader:
         existing = reader.refs(HEADS)
     for other in existing:
@@ -126,7 +135,7 @@ def switch(
     before = store.ref("HEAD")
     value = store.ref(ref)
     if create or orphan:
-        _refuse_clash(store, ref)
+        refuse_clash(store, ref)
     elif value is None and store.head_branch() != ref:
         raise NoSuchBranchError(
             f"no branch is called {name!r}", object=name, hint=f"Make it with: rbl switch -c {name}"
