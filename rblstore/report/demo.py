@@ -107,7 +107,7 @@ class _Demo:
         from rblstore.report.demo_models import code, make_model, shouted
 
         if self._given is None:
-            self._say("Making a language model of 1.7 million parameters, trained on Python's help texts ...")
+            self._say("Making a language model of two million parameters, trained on Python's help texts ...")
             make_model(self._base)
         with rblstore.init(self._directory) as repo:
             repo.commit(

@@ -35,7 +35,7 @@ def shouted() -> str:
 
 
 def make_model(directory: Path) -> None:
-    """Writes a Llama of three million parameters and a byte-level BPE tokenizer, trained for half a minute on prose.
+    """Writes a Llama of two million parameters and a byte-level BPE tokenizer, trained for half a minute on prose.
 
     Args:
         directory: Where; made where it does not exist.
@@ -69,7 +69,7 @@ def make_model(directory: Path) -> None:
         eos_token_id=1,
     )
     model = LlamaForCausalLM(config)
-    train(model, fast, english(), steps=120, learning_rate=3e-3, rows=16)
+    train(model, fast, english(), steps=80, learning_rate=3e-3, rows=16)
     model.save_pretrained(directory)
     fast.save_pretrained(directory)
 

@@ -26,4 +26,6 @@ def command(invocation: Invocation, model: Path | None, directory: Path) -> Outc
     from rblstore.report.demo import run_demo
 
     result = run_demo(directory, model, lambda line: say(printable(line), err=invocation.as_json))
-    return Outcome(result.as_json(), lambda _: [])
+    from rblstore.cli.render.demo import demo_lines
+
+    return Outcome(result.as_json(), demo_lines)
