@@ -9,18 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from rblstore.objects.evidence_records import Positions
 from rblstore.objects.ids import CommitId
-from rblstore.operations import switch as switching
-from rblstore.operations import tag as tagging
-from rblstore.operations.progress import Progress
-from rblstore.operations.switch import BranchInfo
-from rblstore.operations.tag import TagInfo
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.checkpoints.checkout_layout import CheckoutForm
     from rblstore.checkpoints.saving import ModelSource
+    from rblstore.objects.evidence_records import Positions
     from rblstore.operations.audit import AuditResult
     from rblstore.operations.baseline import BaselineResult
     from rblstore.operations.checkout import CheckoutResult
@@ -29,9 +24,12 @@ if TYPE_CHECKING:
     from rblstore.operations.fsck import FsckResult
     from rblstore.operations.log import LogEntry
     from rblstore.operations.probe import ProbeInfo
+    from rblstore.operations.progress import Progress
     from rblstore.operations.revert import RevertResult
     from rblstore.operations.show import ShowResult
     from rblstore.operations.status import CheckoutStatus, RepositoryStatus
+    from rblstore.operations.switch import BranchInfo
+    from rblstore.operations.tag import TagInfo
     from rblstore.operations.undo import OperationInfo, UndoResult
     from rblstore.operations.verify import VerificationResult
 
@@ -260,15 +258,21 @@ class Repository:
 
     def branches(self) -> list[BranchInfo]:
         """Every branch, sorted by name."""
-        return switching.branches(self._store)
+        from rblstore.operations.switch import branches
+
+        return branches(self._store)
 
     def create_branch(self, name: str, start: str = "HEAD", *, author: str | None = None) -> BranchInfo:
         """Makes a branch at a revision, without switching to it."""
-        return switching.create_branch(self._store, name, start, author=self.author(author))
+        from rblstore.operations.switch import create_branch
+
+        return create_branch(self._store, name, start, author=self.author(author))
 
     def delete_branch(self, name: str, *, author: str | None = None) -> BranchInfo:
         """Deletes a branch; its commits stay."""
-        return switching.delete_branch(self._store, name, author=self.author(author))
+        from rblstore.operations.switch import delete_branch
+
+        return delete_branch(self._store, name, author=self.author(author))
 
     def switch(
         self,
@@ -280,21 +284,27 @@ class Repository:
         author: str | None = None,
     ) -> BranchInfo:
         """Makes HEAD stand for a branch; see :func:`rblstore.operations.switch.switch`."""
-        return switching.switch(
-            self._store, name, create=create, orphan=orphan, start=start, author=self.author(author)
-        )
+        from rblstore.operations.switch import switch
+
+        return switch(self._store, name, create=create, orphan=orphan, start=start, author=self.author(author))
 
     def tags(self) -> list[TagInfo]:
         """Every tag, sorted by name."""
-        return tagging.tags(self._store)
+        from rblstore.operations.tag import tags
+
+        return tags(self._store)
 
     def create_tag(self, name: str, revision: str = "HEAD", *, message: str = "", author: str | None = None) -> TagInfo:
         """Tags a commit."""
-        return tagging.create_tag(self._store, name, revision, message=message, author=self.author(author))
+        from rblstore.operations.tag import create_tag
+
+        return create_tag(self._store, name, revision, message=message, author=self.author(author))
 
     def delete_tag(self, name: str, *, author: str | None = None) -> TagInfo:
         """Deletes a tag's name."""
-        return tagging.delete_tag(self._store, name, author=self.author(author))
+        from rblstore.operations.tag import delete_tag
+
+        return delete_tag(self._store, name, author=self.author(author))
 
     # -- composing ----------------------------------------------------------------------------------------------
 

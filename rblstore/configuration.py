@@ -8,11 +8,6 @@ from typing import Any, Literal, cast, get_args
 
 from rblstore.errors import InputError
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 MAX_BYTES = 64 << 10
 Compression = Literal["fast", "max", "none"]
 
@@ -54,6 +49,12 @@ def parse_configuration(data: bytes) -> Configuration:
     """
     if len(data) > MAX_BYTES:
         raise InputError("config.toml is too large", object="config.toml")
+    if data == DEFAULT_TEXT.encode():
+        return Configuration()  # most repositories; no parser is loaded for them
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:

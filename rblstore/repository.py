@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rblstore.catalog.database import Catalog
 from rblstore.catalog.operation_log import next_operation
@@ -16,7 +16,6 @@ from rblstore.catalog.rows import PackRow
 from rblstore.configuration import DEFAULT_TEXT, Configuration, parse_configuration
 from rblstore.errors import ConflictError, CorruptError, InputError, NotFoundError, RblError
 from rblstore.objects import limits
-from rblstore.objects.content_records import FileEntry, FileManifest
 from rblstore.objects.history_records import SYMBOLIC, Operation, RefChange
 from rblstore.objects.ids import CommitId, ContentId, OperationId, PackId, RecordId
 from rblstore.objects.kinds import parse_record
@@ -27,9 +26,12 @@ from rblstore.storage.backend import Backend
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.durable import fsync_directory, write_file
 from rblstore.storage.locks import shared
-from rblstore.storage.pack_reader import PackReader
-from rblstore.storage.pack_writer import AddedContent, PackWriter
 from rblstore.storage.refs_log import RefsLog
+
+if TYPE_CHECKING:
+    from rblstore.objects.content_records import FileEntry
+    from rblstore.storage.pack_reader import PackReader
+    from rblstore.storage.pack_writer import AddedContent
 
 HEADS, TAGS, PROBES = "refs/heads/", "refs/tags/", "refs/probes/"
 
@@ -193,6 +195,8 @@ class Store:
     def pack(self, pack: PackId) -> PackReader:
         """A reader of one pack, kept open."""
         if pack not in self._packs:
+            from rblstore.storage.pack_reader import PackReader
+
             self._packs[pack] = PackReader(self.backend, pack)
         return self._packs[pack]
 
@@ -262,6 +266,8 @@ class Store:
         Raises:
             CorruptError: Something of it is missing or damaged.
         """
+        from rblstore.objects.content_records import FileManifest
+
         if entry.manifest is None:
             yield from self.content(entry.sha256)
             return
@@ -368,6 +374,8 @@ class Transaction:
         self._undoes: OperationId | None = None
         self.operation: Operation | None = None
         self.packs: list[PackSummary] = []
+        from rblstore.storage.pack_writer import PackWriter  # not for the commands that only look
+
         self._contents = PackWriter(
             store.backend, "C", is_stored=store.has, compression=store.configuration.compression
         )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
@@ -22,8 +23,10 @@ from rblstore.catalog.engine import (
 )
 from rblstore.catalog.reader import CatalogReader
 from rblstore.catalog.schema_history import check_schema, create_schema
-from rblstore.catalog.writer import CatalogWriter
 from rblstore.errors import ConflictError
+
+if TYPE_CHECKING:
+    from rblstore.catalog.writer import CatalogWriter
 
 
 class CatalogExistsError(ConflictError):
@@ -130,6 +133,8 @@ class Catalog:
             CatalogBusyError: Another process held the catalog for longer than the busy timeout; nothing was changed.
             CommitOutcomeUnknownError: COMMIT failed; open the catalog again and look.
         """
+        from rblstore.catalog.writer import CatalogWriter  # not for the commands that only look
+
         if getattr(self._thread, "reads", 0):
             # It would wait for itself at COMMIT until the busy timeout is over.
             raise CatalogBusyError("this thread still reads the catalog that it is about to write", object=self._name)

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Final
 
 from rblstore.errors import InputError
 from rblstore.objects.canonical import record_kind
-from rblstore.objects.content_records import Behavior, FileManifest, Identity
-from rblstore.objects.evidence_records import Baseline, Probe, Statement, Verification
-from rblstore.objects.history_records import Commit, Composition, Operation, Tag
 from rblstore.objects.record import Record
 
-KINDS: MappingProxyType[str, type[Record]] = MappingProxyType({
-    record.KIND: record
-    for record in (
-        FileManifest, Identity, Behavior, Composition, Commit, Tag, Operation, Statement, Probe, Baseline, Verification,
-    )
+# Classes are imported when a record of theirs is read: looking at history needs few of them.
+_MODULES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
+    "content_records": ("file-manifest", "identity", "behavior"),
+    "history_records": ("composition", "commit", "tag", "operation"),
+    "evidence_records": ("statement", "probe", "baseline", "verification"),
 })  # fmt: skip
 
-RESERVED = frozenset({"study", "tombstone", "signature", "training-state"})
+KINDS: Final = frozenset(kind for kinds in _MODULES.values() for kind in kinds)
+RESERVED: Final = frozenset({"study", "tombstone", "signature", "training-state"})
+
+
+def record_class(kind: str) -> type[Record]:
+    """The class of the records of a kind, which is one of :data:`KINDS`."""
+    classes: tuple[type[Record], ...]
+    if kind in _MODULES["content_records"]:
+        from rblstore.objects.content_records import Behavior, FileManifest, Identity
+
+        classes = (FileManifest, Identity, Behavior)
+    elif kind in _MODULES["history_records"]:
+        from rblstore.objects.history_records import Commit, Composition, Operation, Tag
+
+        classes = (Composition, Commit, Tag, Operation)
+    else:
+        from rblstore.objects.evidence_records import Baseline, Probe, Statement, Verification
+
+        classes = (Statement, Probe, Baseline, Verification)
+    return {record.KIND: record for record in classes}[kind]
 
 
 def parse_record(data: bytes) -> Record:
@@ -34,4 +52,4 @@ def parse_record(data: bytes) -> Record:
         )
     if kind not in KINDS:
         raise InputError(f"{kind[:40]!r} is not a kind of record", object=kind[:40])
-    return KINDS[kind].parse(data)
+    return record_class(kind).parse(data)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from rblstore.catalog.reader import CatalogReader
 from rblstore.errors import CorruptError
-from rblstore.objects.evidence_records import Verification
 from rblstore.objects.history_records import Slot, Tag
 from rblstore.objects.ids import CommitId, CompositionId, IdentityId, RecordId, VerificationId
 from rblstore.operations.result import Result
@@ -130,6 +129,8 @@ def log(store: Store, revision: str = "HEAD", *, limit: int | None = None, every
 
 def summary(store: Store, verification_id: RecordId) -> VerificationSummary:
     """A stored verification in short."""
+    from rblstore.objects.evidence_records import Verification
+
     record = store.record(verification_id, Verification)
     return VerificationSummary(
         VerificationId(verification_id),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
-from rblstore.checkpoints.checkout_writer import Difference, compare_directory
 from rblstore.errors import InputError
 from rblstore.objects import limits
 from rblstore.objects.history_records import Slot
 from rblstore.objects.ids import CommitId, CompositionId, IdentityId
 from rblstore.operations.result import Result
 from rblstore.repository import HEADS, Store
+
+if TYPE_CHECKING:
+    from rblstore.checkpoints.checkout_writer import Difference
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ def checkout_status(store: Store, directory: Path) -> CheckoutStatus:
     Raises:
         InputError: The directory is no checkout.
     """
+    from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
+    from rblstore.checkpoints.checkout_writer import compare_directory
+
     try:
         with (directory / MANIFEST_FILE).open("rb") as stream:
             data = stream.read(limits.RECORD_BYTES + 1)
