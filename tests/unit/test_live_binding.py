@@ -135,7 +135,13 @@ def test_experts_are_fused_and_restored(tmp_path: Path) -> None:
     part = next(name for name in tensors if "experts.2." in name)
     with pytest.raises(FusedTensorError):
         binding.live(part)
-    restore = binding.restorer(tensors.get)
+    with torch.no_grad():
+        model.model.layers[0].mlp.experts.down_proj.view(-1)[0] += 1
+    changed = binding.check(digests(tensors), tensors.get)
+    assert len(changed) == 4
+    assert all(".experts." in name for name in changed)
+    model = load_directory(base)
+    restore = bind(model, tensors).restorer(tensors.get)
     for name, tensor in model.state_dict().items():
         value = restore(name)
         assert value is not None, name

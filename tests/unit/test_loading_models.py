@@ -120,6 +120,7 @@ def test_any_slot_name_works_and_comes_back(slot: str, base: Path, tmp_path: Pat
 
 def test_a_plain_slot_keeps_its_name_and_no_two_share_one() -> None:
     assert live_name("polite") == "polite"
+    assert live_name("q_proj", {"q_proj"}) != "q_proj"  # a part of tensor names, by which PEFT tells them apart
     slots = ["a", "a.b", "a-1b", "a-b", "rbl__a", "rbl__a.b", "rbl__rbl__a", "a-0", "a.0", "a--", "-".join("a.b")]
     assert len({live_name(slot) for slot in slots}) == len(set(slots))
 
@@ -294,6 +295,24 @@ def test_hostile_values_in_a_config_are_typed_errors(base: Path) -> None:
 def test_hostile_adapter_configs(members: dict[str, Any], base: Path, tmp_path: Path) -> None:
     adapter = edit(tiny_models.save_adapter(tiny_models.llama(), tmp_path / "a"), "adapter_config.json", **members)
     with pytest.raises(RblError):
+        load_directory(base, [AttachSpec("a", adapter)])
+
+
+@pytest.mark.parametrize(
+    ("members", "why"),
+    [
+        ({"peft_type": "XLORA"}, "load other models"),
+        ({"peft_type": "SHADOW"}, "load other models"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "os"}, "megatron_config"),
+        ({"layer_replication": [[0, 1]]}, "layer_replication"),
+        ({"corda_config": {"cache_file": "x.pt"}}, "corda_config"),
+    ],
+)
+def test_configs_that_import_or_read_elsewhere_never_reach_peft(
+    members: dict[str, Any], why: str, base: Path, tmp_path: Path
+) -> None:
+    adapter = edit(tiny_models.save_adapter(tiny_models.llama(), tmp_path / "a"), "adapter_config.json", **members)
+    with pytest.raises(UnattachableError, match=why):
         load_directory(base, [AttachSpec("a", adapter)])
 
 
