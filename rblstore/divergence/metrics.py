@@ -18,7 +18,7 @@ the other forbids makes KL infinite, while JS stays finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,10 +40,11 @@ __all__ = [
     "recovery_fidelity",
 ]
 
-# Elements of one block on the CPU: small enough for the cache, and just below the 32,768 from which torch would split
-# each operation over its threads. On busy cores the waiting for one another, thousands of times, takes many times the
-# work; and so the numbers do not depend on how many threads there are.
+# Elements of one block on the CPU: small enough for the cache, and just below the 32,768 (2,048 for expm1 and log1p)
+# from which torch splits an operation over its threads. There are thousands of operations, and on busy cores threads that
+# wait for one another each time take many times the work itself. So the numbers do not depend on the threads either.
 _BLOCK: Final = 32_000
+_PIECE: Final = 2_000
 # On an accelerator larger blocks pay, since each operation has to be launched: 6 buffers of 8 MiB.
 _ACCELERATOR_BLOCK: Final = 1 << 20
 # Beyond this, differences of logits could overflow; -inf lies beyond it too.
@@ -160,16 +161,15 @@ def divergences(reference: torch.Tensor, other: torch.Tensor) -> PositionDiverge
     device = _float64_device(reference)
     kl = torch.zeros(positions, dtype=torch.float64, device=device)
     js = torch.zeros_like(kl)
+    workspace = _Workspace(min(positions * vocabulary, _block_elements(device)), device)
     with torch.no_grad():
         for rows, columns in _blocks(positions, vocabulary, device):
             ours, theirs = reference[rows], other[rows]
             low_ours, norm_ours = _normalizer(ours, columns, device, "reference", rows.start)
             low_theirs, norm_theirs = _normalizer(theirs, columns, device, "other", rows.start)
-            workspace = _Workspace(len(ours), columns[0].stop - columns[0].start, device)
             extreme = not min(low_ours, low_theirs) > -_EXTREME
             for column in columns:
-                block = workspace.narrowed(column.stop - column.start)
-                terms = block.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, extreme=extreme)
+                terms = workspace.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, extreme=extreme)
                 kl[rows] += terms.kl
                 js[rows] += terms.js
     return PositionDivergences(kl.clamp_(min=0.0), js.clamp_(min=0.0, max=math.log(2.0)))
@@ -196,10 +196,10 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
         for rows, columns in _blocks(positions, vocabulary, device):
             low, norm = _normalizer(logits[rows], columns, device, "output", rows.start)
             for column in columns:
-                logs = logits[rows, column].to(device=device, dtype=torch.float64) - norm
+                logs = torch.sub(logits[rows, column].to(device=device, dtype=torch.float64), norm)
                 if not low > -_EXTREME:
                     logs.clamp_(min=-_EXTREME)
-                total[rows] -= logs.exp().mul_(logs).sum(dim=1)
+                total[rows] -= _exp_(logs.clone()).mul_(logs).sum(dim=1)
     return total.clamp_(min=0.0)
 
 
@@ -230,9 +230,13 @@ def _check_pair(reference: torch.Tensor, other: torch.Tensor) -> None:
         )
 
 
+def _block_elements(device: torch.device) -> int:
+    return _BLOCK if device.type == "cpu" else _ACCELERATOR_BLOCK
+
+
 def _blocks(positions: int, vocabulary: int, device: torch.device) -> Iterator[tuple[slice, list[slice]]]:
     """Row blocks, each with the vocabulary blocks that it is worked through in."""
-    elements = _BLOCK if device.type == "cpu" else _ACCELERATOR_BLOCK
+    elements = _block_elements(device)
     width = min(vocabulary, elements)
     columns = [slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width)]
     height = max(1, elements // width)
@@ -258,22 +262,28 @@ def _normalizer(
     peak = high.to(device=device, dtype=torch.float64)
     total = torch.zeros_like(peak)
     for column in columns:
-        block = logits[:, column].to(device=device, dtype=torch.float64, copy=True)
-        total += block.sub_(peak).exp_().sum(dim=1, keepdim=True)
+        block = torch.sub(logits[:, column].to(device=device, dtype=torch.float64), peak)
+        total += _exp_(block).sum(dim=1, keepdim=True)
     return float(low), total.log_().add_(peak)
 
 
+def _exp_(block: torch.Tensor) -> torch.Tensor:
+    # Not exp_: where torch has MKL, that is spread over MKL's own threads whatever the size.
+    return block.mul_(1.0 / math.log(2.0)).exp2_()
+
+
+def _in_pieces(function: Callable[[torch.Tensor], torch.Tensor], block: torch.Tensor) -> torch.Tensor:
+    """The contiguous block after an in-place function, applied so that no threads are started for it."""
+    for piece in block.view(-1).split(_PIECE if block.device.type == "cpu" else block.numel()):
+        function(piece)
+    return block
+
+
 class _Workspace:
-    """The float64 buffers of one block, used again for every block of the same rows."""
+    """The float64 buffers of one block, used again for every block that is no larger."""
 
-    def __init__(self, rows: int, width: int, device: torch.device) -> None:
-        self._buffers = [torch.empty((rows, width), dtype=torch.float64, device=device) for _ in range(6)]
-
-    def narrowed(self, width: int) -> _Workspace:
-        """The same buffers, no wider than this."""
-        narrow = object.__new__(_Workspace)
-        narrow._buffers = [buffer[:, :width] for buffer in self._buffers]
-        return narrow
+    def __init__(self, elements: int, device: torch.device) -> None:
+        self._buffers = [torch.empty(elements, dtype=torch.float64, device=device) for _ in range(6)]
 
     def terms(
         self,
@@ -285,7 +295,7 @@ class _Workspace:
         extreme: bool,
     ) -> PositionDivergences:
         """What these columns add to the divergences of their rows; ``extreme`` where a logit may be -inf."""
-        log_p, log_q, u, e, mixed, h = self._buffers
+        log_p, log_q, u, e, mixed, h = (buffer[: ours.numel()].view(ours.shape) for buffer in self._buffers)
         log_p.copy_(ours).sub_(norm_ours)
         log_q.copy_(theirs).sub_(norm_theirs)
         torch.sub(log_q, log_p, out=u)
@@ -296,10 +306,10 @@ class _Workspace:
             forbidden = ((log_p > -math.inf) & (log_q == -math.inf)).any(dim=1)
         falls = u < 0
         u.abs_()
-        r = torch.maximum(log_p, log_q, out=log_p).exp_()
-        torch.neg(u, out=e).expm1_()
+        r = _exp_(torch.maximum(log_p, log_q, out=log_p))
+        _in_pieces(torch.Tensor.expm1_, torch.neg(u, out=e))
         torch.addcmul(u, e, u, out=h)
-        log_mixed = torch.mul(e, 0.5, out=log_q).log1p_()
+        log_mixed = _in_pieces(torch.Tensor.log1p_, torch.mul(e, 0.5, out=log_q))
         torch.mul(e, log_mixed, out=mixed).add_(log_mixed, alpha=2.0).add_(h)
         js = mixed.mul_(r).sum(dim=1).mul_(-0.5)
         rising = h.add_(e).neg_()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from decimal import Decimal, localcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +83,7 @@ def test_any_block_size_gives_the_same_numbers(block: int, monkeypatch: pytest.M
     reference[2, 5], other[2, 6], other[3, 7] = -INF, -INF, 700.0
     whole, whole_entropy = divergences(reference, other), entropy(reference)
     monkeypatch.setattr(metrics, "_BLOCK", block)
+    monkeypatch.setattr(metrics, "_PIECE", min(block, 3))
     torch.testing.assert_close(divergences(reference, other).kl, whole.kl, rtol=1e-12, atol=0)
     torch.testing.assert_close(divergences(reference, other).js, whole.js, rtol=1e-12, atol=0)
     torch.testing.assert_close(entropy(reference), whole_entropy, rtol=1e-12, atol=0)
@@ -213,6 +217,38 @@ def test_memory_does_not_grow_with_positions_and_inputs_stay() -> None:
     assert 0 < largest.bytes <= 2 << 20
     assert torch.equal(reference, before[0])
     assert torch.equal(other, before[1])
+
+
+def test_the_number_of_threads_changes_no_bit() -> None:
+    reference, other = logits(3, 70_000, 14).bfloat16(), logits(3, 70_000, 15).bfloat16()
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            pair = divergences(reference, other)
+            found.append((pair.kl.tolist(), pair.js.tolist(), entropy(reference).tolist()))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts the threads of a process through /proc")
+def test_no_threads_are_started() -> None:
+    # Thousands of small operations whose threads wait for one another take minutes on busy cores, not seconds.
+    code = """
+import os, sys, torch
+torch.set_num_threads(1)
+logits = torch.randn(4, 262_144).bfloat16()
+other = logits.flip(1)
+torch.set_num_threads(2)
+from rblstore.divergence.metrics import divergences, entropy
+before = len(os.listdir("/proc/self/task"))
+divergences(logits, other), entropy(logits)
+quiet = len(os.listdir("/proc/self/task")) == before
+torch.exp(logits.double())
+sys.exit(0 if quiet and len(os.listdir("/proc/self/task")) > before else 1)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_strided_inputs_and_gradients_do_not_matter() -> None:
