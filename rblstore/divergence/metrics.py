@@ -41,8 +41,8 @@ __all__ = [
 ]
 
 # Elements of one block on the CPU: small enough for the cache, and just below the 32,768 (2,048 for expm1 and log1p)
-# from which torch splits an operation over its threads. There are thousands of operations, and on busy cores threads that
-# wait for one another each time take many times the work itself. So the numbers do not depend on the threads either.
+# from which torch splits an operation over its threads. There are thousands of operations, and on busy cores threads
+# that wait for one another each time take many times the work itself. So the numbers do not depend on threads either.
 _BLOCK: Final = 32_000
 _PIECE: Final = 2_000
 # On an accelerator larger blocks pay, since each operation has to be launched: 6 buffers of 8 MiB.
