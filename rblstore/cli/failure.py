@@ -47,17 +47,12 @@ def from_error(error: RblError) -> Failure:
     return Failure(error.message, error.code, error.exit_code, error.object, error.hint, _evidence(error))
 
 
-# What a successful revert has at its top level, a diverged one has too: a script reads both in one way.
-_FIGURES = ("verdict", "bit_equal", "kl", "js", "rf", "kl_adapted", "prompts", "probe", "baseline", "environment")
-
-
 def _evidence(error: RblError) -> dict[str, Any]:
+    """The verification of a diverged revert or verify, as the document of one that succeeded has it."""
     verification = getattr(error, "verification", None)
     if verification is None:
         return {}
-    body = verification.body()
-    figures = {key: body[key] for key in _FIGURES}
-    return {**figures, "verification_id": getattr(error, "verification_id", None), "verification": body}
+    return {**verification.body(), "verification": getattr(error, "verification_id", None)}
 
 
 def from_usage(error: click.ClickException) -> Failure:
@@ -103,5 +98,5 @@ def write_failure(failure: Failure, *, as_json: bool) -> None:
     if failure.evidence:
         from rblstore.cli.render.verification import verification_lines
 
-        for line in verification_lines(printable(failure.evidence["verification"])):
+        for line in verification_lines(printable(failure.evidence)):
             say(line, err=True)

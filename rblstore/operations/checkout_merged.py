@@ -1,6 +1,6 @@
 """The ``merged`` form of a checkout: one plain checkpoint, sums in fp32 in the composition's order, rounded once.
 
-Plain LoRA is merged in blocks of rows without torch; anything else by peft's own merge in fp32. Either way a tensor that no
+Plain LoRA is merged in blocks of rows without torch, anything else by peft in fp32. Either way a tensor that no
 behavior acts on comes from the store as it is, and the stored layout of files and element types is kept.
 """
 

@@ -97,7 +97,7 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
     parent = None if value is None else CommitId(value)
     before = None if parent is None else _composition_at(store, parent)
     with ExitStack() as stack:
-        sources = Sources(stack, store, request)
+        sources = Sources(stack, store, request, before)
         transaction = stack.enter_context(store.transaction(request.author))
         importer = Importer(store, transaction, request, sources, progress)
         if sources.identity is not None:

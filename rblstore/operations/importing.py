@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from rblstore.errors import ConflictError
 from rblstore.objects import limits
 from rblstore.objects.content_records import Behavior, Identity, tensor_root
 from rblstore.objects.evidence_records import Claim
+from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import BehaviorId, IdentityId
 from rblstore.objects.paths import check_paths
 from rblstore.operations.adapter_base import check_named_base
@@ -100,15 +102,16 @@ class Sources:
         stack: Keeps the temporary folders until it is closed.
         store: The repository.
         request: What is committed.
+        before: What the branch has.
     """
 
-    def __init__(self, stack: ExitStack, store: Store, request: CommitRequest) -> None:
+    def __init__(self, stack: ExitStack, store: Store, request: CommitRequest, before: Composition | None) -> None:
         self._stack = stack
         self._store = store
-        self._opaque = request.include_opaque
+        self._before = before
         given = request.identity
-        self.identity = None if given is None else self._scan(given, identity=True)
-        self.behaviors = {name: self._scan(source) for name, source in (request.behaviors or {}).items()}
+        self.identity = None if given is None else self._scan(given, request, None)
+        self.behaviors = {name: self._scan(source, request, name) for name, source in (request.behaviors or {}).items()}
 
     @property
     def size(self) -> int:
@@ -116,16 +119,38 @@ class Sources:
         every = [*self.behaviors.values(), *([] if self.identity is None else [self.identity])]
         return sum(file.size for source in every for file in source.files)
 
-    def _scan(self, source: Any, *, identity: bool = False) -> SourceDirectory:
+    def _scan(self, source: Any, request: CommitRequest, slot: str | None) -> SourceDirectory:
         if isinstance(source, (str, Path)):
-            return _without_checkout_parts(scan_directory(Path(source), include_opaque=self._opaque))
+            return _without_checkout_parts(scan_directory(Path(source), include_opaque=request.include_opaque))
         from rblstore.checkpoints.saving import save_source
 
-        folder = self._stack.enter_context(
-            tempfile.TemporaryDirectory(prefix="rbl-save-", dir=self._store.folder / "tmp")
+        folder = Path(
+            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rbl-save-", dir=self._store.folder / "tmp"))
         )
-        save_source(source, Path(folder), identity=identity)
-        return scan_directory(Path(folder))
+        several = len(getattr(source, "peft_config", ())) > 1
+        save_source(source, folder, identity=slot is None, adapter_name=slot if several else None)
+        return scan_directory(folder if slot is None else self._as_stored(folder, slot))
+
+    def _as_stored(self, folder: Path, slot: str) -> Path:
+        """The form in which the slot's adapter was stored before, as far as its values are equal.
+
+        Loading widens a stored adapter to fp32: without this, committing one that nobody trained would change it.
+        """
+        stored = None if self._before is None else self._before.slot(slot)
+        if self._before is None or stored is None:
+            return folder
+        from rblstore.checkpoints.saving import keep_stored_form
+        from rblstore.operations.load import laid_out_behaviors
+
+        alone = Composition(self._before.identity, (stored,))
+        ((_, before, _),) = self._stack.enter_context(laid_out_behaviors(self._store, alone))
+        keep_stored_form(folder, before)
+        unchanged = all(_same_file(folder / name, before / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
+        return before if unchanged else folder
+
+
+def _same_file(left: Path, right: Path) -> bool:
+    return filecmp.cmp(left, right, shallow=False)
 
 
 def _without_checkout_parts(source: SourceDirectory) -> SourceDirectory:

@@ -97,12 +97,28 @@ class RevertResult(Result):
     verification: Verification | None
 
     def as_json(self) -> dict[str, Any]:
-        document = {key: to_json(value) for key, value in vars(self).items() if key != "verification"}
-        evidence = self.verification
-        document["verification"] = None if evidence is None else evidence.body()
-        for key in ("bit_equal", "kl", "js", "rf", "kl_adapted", "prompts", "probe", "baseline", "environment"):
-            document[key] = None if evidence is None else evidence.body()[key]
-        return document
+        skipped = ("verification", "verification_id")
+        own = {key: to_json(value) for key, value in vars(self).items() if key not in skipped}
+        measured = dict.fromkeys(_EVIDENCE) if self.verification is None else self.verification.body()
+        return {**{key: measured[key] for key in _EVIDENCE}, **own, "verification": self.verification_id}
+
+
+# What a verification says, flat beside the revert's own keys, as the document of ``verify`` has it.
+_EVIDENCE = (
+    "adapted",
+    "baseline",
+    "bit_equal",
+    "environment",
+    "js",
+    "js_adapted",
+    "kl",
+    "kl_adapted",
+    "probe",
+    "prompts",
+    "reason",
+    "rf",
+    "tolerance",
+)
 
 
 def _without(head: Composition, name: str) -> Composition:

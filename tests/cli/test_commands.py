@@ -247,7 +247,7 @@ def test_revert_proves_that_the_behavior_is_gone(story: Story) -> None:
     assert [prompt["bit_equal"] for prompt in document["prompts"]] == [True, True, True]
     assert "Verified:  exact, RF 1, KL 0, JS 0" in story.ok("log", "-n", "1")
     assert "[exact]" in story.ok("log", "-n", "1", "--oneline")
-    shown = story.ok("show", document["verification_id"][:12])
+    shown = story.ok("show", document["verification"][:12])
     assert "verdict      exact: every output equal, bit for bit" in shown
     assert shown.splitlines()[-1].split() == [prompt_id(document, -1), "0", "0", "yes"]
 
@@ -279,7 +279,8 @@ def test_verify_and_its_exit_codes(story: Story) -> None:
     document = story.json("verify", "HEAD", "--against", "HEAD~2", code=5)
     assert document.keys() >= FIGURES | {"error", "code", "object", "hint", "exit_code", "verification"}
     assert (document["code"], document["verdict"]) == ("diverged", "diverged")
-    assert document["verification"]["kl"] == document["kl"] > 1e-6
+    assert document["kl"] > 1e-6
+    assert story.json("show", document["verification"])["record"]["kl"] == document["kl"]
     assert story.json("verify", "HEAD", "--against", "HEAD~2", "--tolerance", "1000")["verdict"] == "within_tolerance"
 
 

@@ -75,8 +75,8 @@ def revert_lines(result: Any) -> Iterator[str]:
     if result["verification"] is None:
         yield f"verdict      {verdict_text(result['verdict'])}: no outputs were measured"
         return
-    yield f"evidence     {short(result['verification_id'])}"
-    yield from verification_lines(result["verification"])
+    yield f"evidence     {short(result['verification'])}"
+    yield from verification_lines(result)
 
 
 def _nats(value: float | None) -> str:
