@@ -1,0 +1,95 @@
+"""Whole processes, measured from outside: wall clock, CPU time and peak memory; medians of several runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RBL = (sys.executable, "-m", "rblstore")
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished process.
+
+    Attributes:
+        wall: Seconds from its start to its end.
+        cpu: Seconds of user and system time, those of its threads included.
+        peak: Bytes of its largest resident set.
+    """
+
+    wall: float
+    cpu: float
+    peak: int
+
+
+def environment(cache: Path) -> dict[str, str]:
+    """What every measured process runs under: one thread a library, compiled modules kept in a folder of ours.
+
+    Args:
+        cache: Where Python keeps compiled modules, as an installed package has them; the first run fills it.
+    """
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(cache)}
+    if importlib.util.find_spec("rblstore") is None:
+        source = str(Path(__file__).parents[2])
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (source, variables.get("PYTHONPATH"))))
+    return variables
+
+
+def run(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Run:
+    """Runs a process to its end, its output thrown away, and says what it took.
+
+    Raises:
+        SystemExit: It failed; what it wrote to stderr is shown.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command, cwd=folder, env=dict(variables), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    wall = time.perf_counter() - start
+    process.stderr.close()
+    if process.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} exited {process.returncode}:\n{said.decode(errors='replace')}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
+
+
+def summary(runs: Iterable[Run]) -> dict[str, float]:
+    """Medians and minima over the runs; seconds and MiB."""
+    taken = list(runs)
+    return {
+        "wall": round(statistics.median(one.wall for one in taken), 4),
+        "cpu": round(statistics.median(one.cpu for one in taken), 4),
+        "wall_min": round(min(one.wall for one in taken), 4),
+        "cpu_min": round(min(one.cpu for one in taken), 4),
+        "peak_mib": round(max(one.peak for one in taken) / MIB, 1),
+    }
+
+
+def report(title: str, rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any], to: Path | None) -> None:
+    """Prints a table, and writes the same as a JSON document where one is asked for."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = [columns, *([str(row.get(name, "")) for name in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(columns))]
+    print(f"{title} ({', '.join(f'{key} {value}' for key, value in details.items())})")
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    if to is not None:
+        document = {"benchmark": title, "python": sys.version.split()[0], **details, "rows": list(rows)}
+        to.write_text(json.dumps(document, indent=2) + "\n")
