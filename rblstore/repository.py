@@ -51,8 +51,21 @@ class RepositoryExistsError(ConflictError):
 
 
 def utc_now() -> str:
-    """The time as records write it: RFC 3339, UTC, whole seconds."""
-    return datetime.now(timezone.utc).replace(microsecond=0).isoformat().replace("+00:00", "Z")
+    """The time as records write it: RFC 3339, UTC, milliseconds, so that evidence has an order."""
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def oldest_first(records: Iterable[tuple[RecordId, Record]]) -> list[tuple[RecordId, Record]]:
+    """Records in the order in which they were made, as far as they say: names of packs are digests, not dates."""
+    return sorted(records, key=lambda found: str(getattr(found[1], "time", "")))
+
+
+def _histories_differ(sequence: int) -> CorruptError:
+    return CorruptError(
+        f"refs.log and the catalog tell different histories at operation {sequence}",
+        object="refs.log",
+        hint="Rebuild the catalog from refs.log: rbl reindex",
+    )
 
 
 class Store:
@@ -155,12 +168,15 @@ class Store:
         with self.catalog.read() as reader:
             newest = reader.last_operation()
         log_sequence = 0 if last is None else last[0]
-        if log_sequence == (0 if newest is None else newest.sequence):
-            return
-        if newest is None or log_sequence > newest.sequence:
+        sequence = 0 if newest is None else newest.sequence
+        if log_sequence > sequence:
             self._replay()
-        else:
+        elif log_sequence < sequence:
             self.append_operations()
+        elif last is not None and newest is not None:
+            _, _, text = newest.encode().partition(b"\n")
+            if not last[1].endswith(b" " + text):
+                raise _histories_differ(sequence)
 
     def append_operations(self) -> None:
         with self.log.locked() as log:
@@ -170,17 +186,22 @@ class Store:
 
     def _replay(self) -> None:
         known = {row.pack for row in self._catalog_packs()}
-        with self.log.locked(), self.catalog.write() as writer:
+        with self.log.locked(), self.catalog.write() as index:
+            operations = self.log.read().operations
+            newest = index.last_operation()
+            sequence = 0 if newest is None else newest.sequence
+            if 0 < sequence <= len(operations) and operations[sequence - 1] != newest:
+                raise _histories_differ(sequence)
+            found: list[tuple[RecordId, Record]] = []
             for pack in self.packs():
                 if pack not in known:
                     reader = self.pack(pack)
-                    writer.add_pack(summary := reader.summary())
+                    index.add_pack(summary := reader.summary())
                     if summary.kind == "R":
-                        writer.add_records(self.records_of(summary, reader))
-            newest = writer.last_operation()
-            for operation in self.log.read().operations:
-                if newest is None or operation.sequence > newest.sequence:
-                    writer.replay(operation)
+                        found += self.records_of(summary, reader)
+            index.add_records(oldest_first(found))
+            for operation in operations[sequence:]:
+                index.replay(operation)
 
     def _catalog_packs(self) -> list[PackRow]:
         with self.catalog.read() as reader:

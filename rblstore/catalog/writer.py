@@ -67,7 +67,7 @@ class UnknownParentError(NotFoundError):
     code = "unknown_parent"
 
 
-def _subjects(record: Record) -> tuple[RecordId, ...]:
+def subjects_of(record: Record) -> tuple[RecordId, ...]:
     """What a record is evidence about."""
     match record:
         case Statement():
@@ -208,7 +208,7 @@ class CatalogWriter(CatalogReader):
             [
                 {"subject": subject, "position": at}
                 for at, _, record in added
-                for subject in dict.fromkeys(_subjects(record))
+                for subject in dict.fromkeys(subjects_of(record))
             ],
         )
 

@@ -84,12 +84,13 @@ def state(store: Store, transaction: Transaction, subject: RecordId, claims: tup
 def claims_about(store: Store, subject: RecordId) -> dict[str, tuple[Claim, ...]]:
     """What is said about an identity or behavior now, by key; a later statement supersedes an earlier one's keys.
 
-    Where a person and a file speak of one key in one statement, both stay.
+    Where a person and a file speak of one key in one statement, both stay. Later is what its time says: the order in
+    which statements came into this repository proves nothing.
     """
     with store.catalog.read() as reader:
         statements = [store.record(statement_id, Statement) for statement_id in reader.evidence(subject, "statement")]
     current: dict[str, tuple[Claim, ...]] = {}
-    for statement in statements:
+    for statement in sorted(statements, key=lambda one: one.time):
         by_key: dict[str, list[Claim]] = {}
         for claim in statement.claims:
             by_key.setdefault(claim.key, []).append(claim)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
+from rblstore.catalog.writer import subjects_of
 from rblstore.errors import CorruptError, RblError
 from rblstore.objects import limits
 from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, Identity
 from rblstore.objects.evidence_records import Baseline, Statement, Verification
 from rblstore.objects.history_records import SYMBOLIC, Commit, Composition, Tag
-from rblstore.objects.ids import CommitId, ContentId, PackId, RecordId, is_full_id
+from rblstore.objects.ids import CommitId, CompositionId, ContentId, PackId, RecordId, is_full_id
 from rblstore.objects.record import Record
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
@@ -63,6 +65,10 @@ class FsckResult(Result):
     operations: int
 
 
+_REINDEX = "Run: rbl reindex"
+_NEEDS = 20
+# A lost pack may hold thousands of tensors; what they are part of is worth more words.
+_TENSORS = 5
 _COPY = "Keep the repository as it is and fetch the named files from another copy."
 
 
@@ -76,9 +82,11 @@ class _Check:
         self.contents: set[ContentId] = set()
         self.records: dict[RecordId, Record] = {}
         self.bad_contents: dict[str, str] = {}
+        self.lost: dict[str, tuple[str, ...]] = {}
+        self.unlisted: set[str] = set()
 
-    def damage(self, object: str, kind: str, problem: str, hint: str, needed_by: tuple[str, ...] = ()) -> None:
-        self.damages.append(FsckDamage(object, kind, problem, needed_by, hint))
+    def damage(self, object: str, kind: str, problem: str, hint: str) -> None:
+        self.damages.append(FsckDamage(object, kind, problem, (), hint))
 
     # Packs, and the records in them.
 
@@ -90,24 +98,26 @@ class _Check:
         with store.catalog.read() as reader:
             known = {row.pack for row in reader.packs()}
         for pack in sorted(known - set(packs)):
-            self.damage(pack, "pack", "the catalog names it and it is not there", _COPY, self._of_pack(pack))
+            self._lose(pack, "the catalog names it and it is not there")
         for pack in packs:
             self.packs += 1
             self._read_pack(pack, known)
             meter.add("checking packs", sizes[pack])
 
-    def _of_pack(self, pack: PackId) -> tuple[str, ...]:
+    def _lose(self, pack: PackId, problem: str) -> None:
+        """Notes a pack of which nothing can be read."""
         with self._store.catalog.read() as reader:
             lost = reader.contents_of_pack(pack)
+        self.lost[pack] = tuple(location.content for location in lost)
         self.bad_contents.update({location.content: f"its pack {pack.short} is damaged" for location in lost})
-        return tuple(f"content {location.content.short}" for location in lost[:20])
+        self.damage(pack, "pack", problem, _COPY)
 
     def _read_pack(self, pack: PackId, known: set[PackId]) -> None:
         whole = True
         for found in check_pack(self._store.backend, pack, full=self._full):
             if found.content is None:
                 whole = False
-                self.damage(pack, "pack", found.problem, _COPY, self._of_pack(pack) if pack in known else ())
+                self._lose(pack, found.problem)
             else:
                 self.bad_contents[found.content] = found.problem
                 self.damage(found.content, "content", f"{found.problem} (pack {pack.short})", _COPY)
@@ -117,9 +127,16 @@ class _Check:
         try:
             summary = reader.summary()
         except CorruptError as error:
-            self.damage(pack, "pack", error.message, _COPY)
+            self._lose(pack, error.message)
+            return
+        if pack not in known:
+            # What a lost race or a crash leaves: nothing refers to it. Where something does, a reference is broken.
+            self.unlisted.update(location.content for location in summary.locations)
             return
         self.contents.update(location.content for location in summary.locations)
+        with self._store.catalog.read() as index:
+            if index.contents_of_pack(pack) != list(summary.locations):
+                self.damage(pack, "catalog", "the catalog misplaces what is in this pack", _REINDEX)
         if summary.kind != "R":
             return
         for location in summary.locations:
@@ -140,11 +157,13 @@ class _Check:
             for target, what in _references(record):
                 missing = target not in (self.records if what == "record" else self.contents)
                 if missing and target not in self.bad_contents:
+                    unlisted = target in self.unlisted
                     self.damage(
                         target,
                         "reference",
-                        f"{record.KIND} {record_id.short} refers to this {what}, and it is in no pack",
-                        _COPY,
+                        f"{record.KIND} {record_id.short} refers to this {what}, and it is in no pack"
+                        + (" that the catalog knows" if unlisted else ""),
+                        _REINDEX if unlisted else _COPY,
                     )
 
     def check_refs(self) -> None:
@@ -154,7 +173,8 @@ class _Check:
             if value.startswith(SYMBOLIC):
                 continue
             if not is_full_id(value) or RecordId(value) not in self.records:
-                self.damage(name, "ref", f"it names {value[:12]}, which is not stored", "Move it with: rbl undo")
+                hint = _REINDEX if value in self.unlisted else "Move it with: rbl undo"
+                self.damage(name, "ref", f"it names {value[:12]}, which is not stored", hint)
 
     def check_log(self) -> int:
         store = self._store
@@ -168,31 +188,45 @@ class _Check:
             )
             return len(recorded)
         if list(logged) != recorded:
-            self.damage("refs.log", "log", "it and the catalog tell different histories", "Run: rbl reindex")
+            self.damage("refs.log", "log", "it and the catalog tell different histories", _REINDEX)
+        told: dict[str, str | None] = {change.ref: change.after for one in logged for change in one.changes}
+        with store.catalog.read() as reader:
+            refs = reader.refs("")
+        for name in sorted(told.keys() | refs.keys()):
+            if told.get(name) != refs.get(name):
+                self.damage(name, "ref", "the catalog has it elsewhere than refs.log says", _REINDEX)
         return len(logged)
 
     def check_catalog(self) -> int:
         store = self._store
         problems = store.catalog.integrity_problems()
         for problem in problems:
-            self.damage("catalog.db", "catalog", problem, "Run: rbl reindex")
+            self.damage("catalog.db", "catalog", problem, _REINDEX)
         with store.catalog.read() as reader:
             recorded = dict(reader.records(None))
             for record_id, record in self.records.items():
                 if recorded.pop(record_id, None) != record.KIND:
-                    self.damage(
-                        record_id, "catalog", f"the catalog does not know this {record.KIND}", "Run: rbl reindex"
-                    )
+                    self.damage(record_id, "catalog", f"the catalog does not know this {record.KIND}", _REINDEX)
             for record_id in recorded:
                 if record_id not in self.bad_contents:
                     self.damage(record_id, "catalog", "the catalog knows a record that no pack holds", _COPY)
-            commits = [record_id for record_id, record in self.records.items() if isinstance(record, Commit)]
-            for commit in commits:
-                row = reader.commit(CommitId(commit))
-                record = self.records[commit]
-                if row is not None and isinstance(record, Commit) and row.composition != record.composition:
-                    self.damage(commit, "catalog", "the catalog tells another composition", "Run: rbl reindex")
-        return len(commits)
+            for record_id, record in self.records.items():
+                told: object = record
+                if isinstance(record, Commit):
+                    row = reader.commit(CommitId(record_id))
+                    told = row and Commit(row.composition, row.parents, row.author, row.time, row.message)
+                elif isinstance(record, Composition):
+                    told = reader.composition(CompositionId(record_id))
+                if told != record:
+                    self.damage(record_id, "catalog", f"the catalog tells this {record.KIND} wrongly", _REINDEX)
+            about: dict[RecordId, set[RecordId]] = {}
+            for record_id, record in self.records.items():
+                for subject in subjects_of(record):
+                    about.setdefault(subject, set()).add(record_id)
+            for subject, found in reader.evidence_for(about).items():
+                if not about[subject].issubset(found):
+                    self.damage(subject, "catalog", "the catalog has not all evidence about it", _REINDEX)
+        return sum(isinstance(record, Commit) for record in self.records.values())
 
     # Full: every file's digest, and every commit composes.
 
@@ -234,8 +268,8 @@ class _Check:
         needs = _Needs(self.records)
         self.damages = [
             damage
-            if damage.needed_by or damage.kind not in ("content", "reference", "record")
-            else FsckDamage(damage.object, damage.kind, damage.problem, needs.of(damage.object), damage.hint)
+            if damage.kind not in ("content", "pack", "reference", "record")
+            else replace(damage, needed_by=needs.of(self.lost.get(damage.object, (damage.object,))))
             for damage in self.damages
         ]
 
@@ -250,18 +284,23 @@ class _Needs:
             for target, _ in _references(record):
                 self._users.setdefault(target, []).append(record_id)
 
-    def of(self, damaged: str, limit: int = 20) -> tuple[str, ...]:
+    def of(self, damaged: Iterable[str]) -> tuple[str, ...]:
         words: list[str] = []
-        seen, queue = {damaged}, [damaged]
-        while queue and len(words) < limit:
-            target = queue.pop(0)
+        queue = deque(damaged)
+        seen, tensors = set(queue), 0
+        while queue and len(words) < _NEEDS:
+            target = queue.popleft()
             for user in self._users.get(target, ()):
-                if user in seen:
-                    continue
-                seen.add(user)
-                queue.append(user)
-                words.append(_described(user, self._records[user], target))
-        return tuple(words[:limit])
+                record = self._records[user]
+                if isinstance(record, FileManifest) and tensors < _TENSORS:
+                    tensors += 1
+                    words.append(_described(user, record, target))
+                elif user not in seen and not isinstance(record, FileManifest):
+                    words.append(_described(user, record, target))
+                if user not in seen:
+                    seen.add(user)
+                    queue.append(user)
+        return tuple(dict.fromkeys(words))[:_NEEDS]
 
 
 def _described(record_id: RecordId, record: Record, target: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rblstore.checkpoints.tokenizing import TOKENIZER_FILES, tokenizer_digest
-from rblstore.divergence.probe_file import RawPrompt, parse_prompts
+from rblstore.divergence.probe_file import FILE_BYTES, RawPrompt, parse_prompts
 from rblstore.divergence.probes import baseline_bytes, make_probe
 from rblstore.errors import InputError, NotFoundError, UsageError
 from rblstore.objects import limits
@@ -26,7 +26,6 @@ from rblstore.operations.switch import RefExistsError
 from rblstore.repository import PROBES, Store
 from rblstore.revisions import resolve
 
-PROMPT_FILE_BYTES = 64 << 20
 BASELINE_BYTES = 1 << 30
 _FLOAT_BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -147,7 +146,7 @@ def _raw_prompts(prompts: str | Path | Sequence[Any]) -> tuple[RawPrompt, ...]:
     path = Path(prompts)
     try:
         with path.open("rb") as stream:
-            data = stream.read(PROMPT_FILE_BYTES + 1)
+            data = stream.read(FILE_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}", object=str(path)) from error
     return parse_prompts(data, path.name)

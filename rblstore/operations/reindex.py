@@ -11,7 +11,7 @@ from rblstore.errors import CorruptError, RblError
 from rblstore.opening import FOLDER, check_format
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
-from rblstore.repository import Store
+from rblstore.repository import Store, oldest_first
 from rblstore.storage.durable import fsync_directory
 from rblstore.storage.locks import exclusive
 
@@ -87,8 +87,7 @@ def _fill(store: Store, progress: Progress | None) -> ReindexResult:
             writer.add_pack(summary)
             records += found
             meter.add("reading packs", sizes[pack])
-        # A commit may lie in an earlier pack than its parent: names of packs are digests, not dates.
-        writer.add_records(records)
+        writer.add_records(oldest_first(records))
         count = len(records)
         operations = store.log.read().operations
         for operation in operations:

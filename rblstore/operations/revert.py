@@ -371,9 +371,9 @@ class _Proof:
             )
             del fresh
         baseline_id, baseline = found
-        adapted = compare(references(store, baseline), measure(model, probe))
+        adapted = compare(references(store, baseline), measure(model, probe), output=baseline.output)
         model = self._live_revert(model, head, target)
-        recovered = compare(references(store, baseline), measure(model, probe))
+        recovered = compare(references(store, baseline), measure(model, probe), output=baseline.output)
         rf, reason = recovery(
             recovered.kl, adapted.kl, recovered_reason=recovered.reason, adapted_reason=adapted.reason
         )

@@ -113,7 +113,9 @@ def verify(
     if found is None:
         raise _no_baseline(reference_commit, name)
     baseline_id, baseline_record = found
-    comparison = compare(references(store, baseline_record), measure(model, probe_record))
+    comparison = compare(
+        references(store, baseline_record), measure(model, probe_record), output=baseline_record.output
+    )
     record = Verification(
         commit,
         composition_id,
