@@ -59,7 +59,7 @@ def resolve(store: Store, text: str) -> Resolved:
         NoCommitsError: A branch without commits.
         UsageError: Malformed.
     """
-    start = min((at for at in (text.find("~"), text.find("^")) if at > 0), default=len(text))
+    start = min((at for at in (text.find("~"), text.find("^")) if at >= 0), default=len(text))
     name, steps = text[:start], text[start:]
     if not name or "".join(match.group(0) for match in _STEP.finditer(steps)) != steps:
         raise UsageError(

@@ -68,26 +68,28 @@ def create_branch(store: Store, name: str, start: str = "HEAD", *, author: str) 
     return BranchInfo(name, commit, store.head_branch() == ref)
 
 
-def refuse_clash(store: Store, ref: str) -> None:
-    """Refuses a new branch that no file system could hold beside those that there are, and one that exists.
+def refuse_clash(store: Store, ref: str, namespace: str = HEADS, what: str = "branch") -> None:
+    """Refuses a new name that no file system could hold beside those that there are, and one that exists.
 
     Args:
         store: The repository.
-        ref: The new branch's full name.
+        ref: The new ref's full name.
+        namespace: What the full names of its kind begin with.
+        what: Its kind, for messages.
 
     Raises:
         RefExistsError: There is one of that name in any case, or one that would be a folder of the other.
     """
     with store.catalog.read() as reader:
-        existing = reader.refs(HEADS)
+        existing = reader.refs(namespace)
     for other in existing:
-        if other == ref or other.casefold() == ref.casefold():
+        mine, theirs = ref.casefold(), other.casefold()
+        name = other.removeprefix(namespace)
+        if mine == theirs:
+            raise RefExistsError(f"the {what} {name!r} exists", object=other, hint="Choose another name.")
+        if theirs.startswith(mine + "/") or mine.startswith(theirs + "/"):
             raise RefExistsError(
-                f"the branch {other.removeprefix(HEADS)!r} exists", object=other, hint="Choose another name."
-            )
-        if other.startswith(ref + "/") or ref.startswith(other + "/"):
-            raise RefExistsError(
-                f"{ref.removeprefix(HEADS)!r} and the branch {other.removeprefix(HEADS)!r} cannot both exist",
+                f"{ref.removeprefix(namespace)!r} and the {what} {name!r} cannot both exist",
                 object=other,
                 hint="Choose another name.",
             )

@@ -11,7 +11,7 @@ from rblstore.objects.history_records import Tag
 from rblstore.objects.ids import CommitId, RecordId, TagId
 from rblstore.objects.paths import check_ref_name
 from rblstore.operations.result import Result
-from rblstore.operations.switch import RefExistsError
+from rblstore.operations.switch import RefExistsError, refuse_clash
 from rblstore.repository import TAGS, Store, utc_now
 from rblstore.revisions import resolve
 
@@ -58,7 +58,7 @@ def create_tag(store: Store, name: str, revision: str = "HEAD", *, message: str 
     """Tags a commit.
 
     Raises:
-        RefExistsError: The tag exists; tags do not move.
+        RefExistsError: The tag exists (tags do not move), or its name cannot stand beside another's.
         UnknownRevisionError: No such revision.
     """
     ref = TAGS + check_ref_name(name, "tag")
@@ -67,6 +67,7 @@ def create_tag(store: Store, name: str, revision: str = "HEAD", *, message: str 
         raise RefExistsError(
             f"the tag {name!r} exists, and tags do not move", object=name, hint=f"Delete it first: rbl tag -d {name}"
         )
+    refuse_clash(store, ref, TAGS, "tag")
     tag = Tag(name, resolve(store, revision).commit, author, utc_now(), message)
     with store.transaction(author) as transaction:
         tag_id = transaction.add_record(tag)
