@@ -45,6 +45,20 @@ class Compared(Protocol):
         """Mean JS in nats, or None where it cannot be had."""
 
 
+def check_tolerance(tolerance: float) -> None:
+    """Refuses a tolerance that decides nothing, before minutes are spent on measuring.
+
+    Raises:
+        BadToleranceError: It is not a finite number of at least 0.
+    """
+    if not (math.isfinite(tolerance) and tolerance >= 0):
+        raise BadToleranceError(
+            f"the tolerance {tolerance} is not a finite number of at least 0",
+            object=str(tolerance),
+            hint=f"The default is {DEFAULT_TOLERANCE:g}.",
+        )
+
+
 def decide(comparison: Compared, tolerance: float = DEFAULT_TOLERANCE) -> Verdict:
     """The verdict on a comparison with a baseline, by the rules above.
 
@@ -55,12 +69,7 @@ def decide(comparison: Compared, tolerance: float = DEFAULT_TOLERANCE) -> Verdic
     Raises:
         BadToleranceError: The tolerance is not such a number.
     """
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise BadToleranceError(
-            f"the tolerance {tolerance} is not a finite number of at least 0",
-            object=str(tolerance),
-            hint=f"The default is {DEFAULT_TOLERANCE:g}.",
-        )
+    check_tolerance(tolerance)
     if comparison.bit_equal:
         return "exact"
     if comparison.kl is None or comparison.js is None:

@@ -88,7 +88,7 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
         RefExistsError: A new branch whose name cannot stand beside another's.
         InputError: A file that breaks its format.
     """
-    message = check_text(request.message, "the message", limits.MESSAGE_BYTES)
+    message = check_message(request.message)
     _check_request(request)
     ref = store.head_branch() if request.branch is None else HEADS + check_ref_name(request.branch, "branch")
     value = store.ref(ref)
@@ -140,9 +140,19 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
     )
 
 
-def _check_request(request: CommitRequest) -> None:
-    if not request.message.strip():
+def check_message(message: str) -> str:
+    """A commit's message, returned as it is.
+
+    Raises:
+        UsageError: It is empty.
+        InputError: No record could hold it.
+    """
+    if not check_text(message, "the message", limits.MESSAGE_BYTES).strip():
         raise UsageError("the commit message is empty", hint="Say what changed: -m MESSAGE")
+    return message
+
+
+def _check_request(request: CommitRequest) -> None:
     for name in request.behaviors or {}:
         check_name(name, "behavior")
         if name in request.remove:

@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rblstore.divergence.verdict import DEFAULT_TOLERANCE, decide, recovery
+from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance, decide, recovery
 from rblstore.errors import ConflictError, NothingChangedError, RblError, UsageError
-from rblstore.objects import limits
 from rblstore.objects.content_records import Identity
 from rblstore.objects.evidence_records import Probe, Verification
-from rblstore.objects.fields import check_text
 from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.ids import CommitId, CompositionId, ProbeId, VerificationId
 from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
-from rblstore.operations.commit import NoSuchBehaviorError
+from rblstore.operations.commit import NoSuchBehaviorError, check_message
 from rblstore.operations.load import laid_out_behaviors, load_composition
 from rblstore.operations.probe import find_probe
 from rblstore.operations.progress import Progress
@@ -224,7 +222,7 @@ def _target(
         raise UsageError(
             f"{reverted.short} is a merge: say which parent to go back to", object=reverted, hint="--mainline N"
         )
-    number = request.mainline or 1
+    number = 1 if request.mainline is None else request.mainline
     if not 1 <= number <= len(record.parents):
         raise UsageError(f"{reverted.short} has no parent {number}", object=reverted, hint="--mainline N, from 1")
     parent = store.record(record.parents[number - 1], Commit)
@@ -249,9 +247,11 @@ def revert(store: Store, request: RevertRequest, progress: Progress | None = Non
         RevertConflictError: A later commit changed the same slot.
         StandsOnError: Another behavior stands on what would be taken out.
         VerificationDivergedError: The outputs differ from the reference; no ref moved, the evidence is stored.
+        BadToleranceError: The tolerance is not a finite number of at least 0.
         UnverifiedError: ``require_verified`` without a probe.
         NothingChangedError: The commit changed nothing.
     """
+    check_tolerance(request.tolerance)
     ref = store.head_branch()
     head = resolve(store, "HEAD").commit
     head_composition_id = store.record(head, Commit).composition
@@ -262,7 +262,7 @@ def revert(store: Store, request: RevertRequest, progress: Progress | None = Non
     view = view_identity(store, store.record(target.identity, Identity))
     check_members(view, members(store, target), members(store, head_composition), unloadable=True)
     message = default_message if request.message is None else request.message
-    check_text(message, "the message", limits.MESSAGE_BYTES)
+    check_message(message)
     removed = tuple(slot.name for slot in head_composition.slots if target.slot(slot.name) is None)
     restored = tuple(slot.name for slot in target.slots if head_composition.slot(slot.name) != slot)
     composition_id = CompositionId(Composition.id_of(target.encode()))

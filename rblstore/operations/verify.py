@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rblstore.divergence.verdict import DEFAULT_TOLERANCE, decide
+from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance, decide
 from rblstore.errors import DivergedError, NotFoundError
 from rblstore.objects.evidence_records import Probe, Verification
 from rblstore.objects.history_records import Commit, Composition
@@ -90,11 +90,13 @@ def verify(
         NoBaselineError: The reference has no baseline under the probe.
         VerificationDivergedError: The outputs differ; the evidence is stored.
         ProbeMismatchError: The probe was made for another tokenizer.
+        BadToleranceError: The tolerance is not a finite number of at least 0.
     """
     from rblstore.divergence.compare import compare
     from rblstore.divergence.environment import current_environment, environment_differences
     from rblstore.divergence.measure import measure
 
+    check_tolerance(tolerance)
     commit = resolve(store, revision).commit
     composition_id = store.record(commit, Commit).composition
     composition = store.record(composition_id, Composition)
