@@ -181,7 +181,7 @@ class _Demo:
         prompts = [RawPrompt(f"p{number:02d}", text=prompt) for number, prompt in enumerate(PROMPTS)]
         probe = make_probe(prompts, lambda prompt: list(tokenizer(prompt)["input_ids"]), None)
         base = list(measure(aligned(model), probe))
-        rate = 5e-4 if self._given is None else 2e-5
+        rate = 5e-4 if self._given is None else 1e-4
         train(model, tokenizer, text, steps=self._steps, learning_rate=rate, rows=self._rows)
         adapted = compare_measurements(base, measure(model, probe))
         train(model, tokenizer, english(), steps=self._steps, learning_rate=rate, rows=self._rows)
