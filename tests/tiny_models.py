@@ -264,9 +264,13 @@ def save_adapter(model: Any, directory: Path, kind: str = "lora", *, seed: int =
     path = directory / "adapter_model.safetensors"
     tensors = load_file(path)
     generator = torch.Generator().manual_seed(seed)
+    drawn: dict[bytes, torch.Tensor] = {}
     for name, tensor in sorted(tensors.items()):
         if tensor.is_floating_point() and "vera_A" not in name and "vera_B" not in name:
             noise = torch.randn(tensor.shape, generator=generator) * 0.1
+            if tensor.unique().numel() > 1:
+                # Copies of one tied tensor stay copies of each other; what starts from a constant does not.
+                noise = drawn.setdefault(tensor.contiguous().view(torch.uint8).numpy().tobytes(), noise)
             tensors[name] = (tensor.float() + noise).to(tensor.dtype)
     if kind == "edited_base":
         edited = next(name for name, _ in peft_model.named_parameters() if name.endswith("base_layer.weight"))

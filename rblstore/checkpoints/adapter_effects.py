@@ -263,6 +263,8 @@ def _whole_tensors(binding: _Binding) -> tuple[dict[str, StoredTensor], set[str]
         target = None if found is None else found.name
         if target is None and not saved and key.parameter == "weight":
             target = binding.names.tied(key.module)
+        if target is None and not saved and key.parameter == "bias":
+            target = binding.names.tied_bias(key.module)
         if target is None:
             tied = binding.names.tied(key.module) if key.parameter == "weight" else None
             if tied is not None and binding.beneath[tied] == tensor:

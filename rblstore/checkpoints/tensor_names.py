@@ -110,6 +110,11 @@ class TensorNames:
             return self.input_embedding() or self._output
         return None
 
+    def tied_bias(self, module: str) -> str | None:
+        """The stored bias that a masked language model's decoder shares with the head around it, or None."""
+        head, _, last = module.rpartition(".")
+        return f"{head}.bias" if last == "decoder" and f"{head}.bias" in self._beneath else None
+
     @cached_property
     def _output(self) -> str | None:
         return next(
