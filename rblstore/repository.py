@@ -6,18 +6,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
 from rblstore.catalog.database import Catalog
-from rblstore.catalog.operation_log import next_operation
 from rblstore.catalog.reader import CatalogReader
 from rblstore.catalog.rows import PackRow
 from rblstore.configuration import DEFAULT_TEXT, Configuration, parse_configuration
 from rblstore.errors import ConflictError, CorruptError, InputError, NotFoundError, RblError
 from rblstore.objects import limits
-from rblstore.objects.history_records import SYMBOLIC, Operation, RefChange
-from rblstore.objects.ids import CommitId, ContentId, OperationId, PackId, RecordId
+from rblstore.objects.history_records import SYMBOLIC
+from rblstore.objects.ids import CommitId, ContentId, PackId, RecordId
 from rblstore.objects.kinds import parse_record
 from rblstore.objects.locations import ContentLocation, PackSummary
 from rblstore.objects.record import Record
@@ -31,7 +29,7 @@ from rblstore.storage.refs_log import RefsLog
 if TYPE_CHECKING:
     from rblstore.objects.content_records import FileEntry
     from rblstore.storage.pack_reader import PackReader
-    from rblstore.storage.pack_writer import AddedContent
+    from rblstore.transaction import Transaction
 
 HEADS, TAGS, PROBES = "refs/heads/", "refs/tags/", "refs/probes/"
 
@@ -348,6 +346,8 @@ class Store:
             RefMovedError: A ref is no longer what the change says it was.
             WriteError: The system refused to store something.
         """
+        from rblstore.transaction import Transaction  # not for the commands that only look
+
         with ExitStack() as stack:
             stack.enter_context(shared(self.folder / "lock"))
             transaction = stack.enter_context(Transaction(self, author))
@@ -365,106 +365,3 @@ def head_branch(reader: CatalogReader) -> str:
     if value is None or not value.startswith(SYMBOLIC):
         raise CorruptError("HEAD does not name a branch", object="HEAD", hint="Rebuild the catalog: rbl reindex")
     return value.removeprefix(SYMBOLIC)
-
-
-def _require_readable(record: Record, data: bytes) -> None:
-    """Refuses a record that could not be read back, before it is stored for ever.
-
-    Raises:
-        InputError: It is too large, or breaks its own kind's rules.
-    """
-    try:
-        record.parse(data)
-    except InputError as error:
-        raise InputError(
-            f"this cannot be recorded, since it could not be read back: {error.message}",
-            object=error.object,
-            hint=error.hint,
-        ) from error
-
-
-class Transaction:
-    """What one command writes. Nothing of it is visible before :meth:`publish`; leaving without it leaves nothing."""
-
-    def __init__(self, store: Store, author: str) -> None:
-        self._store = store
-        self._author = author
-        self._changes: dict[str, RefChange] = {}
-        self._records: dict[RecordId, Record] = {}
-        self._description = ""
-        self._undoes: OperationId | None = None
-        self.operation: Operation | None = None
-        self.packs: list[PackSummary] = []
-        from rblstore.storage.pack_writer import PackWriter  # not for the commands that only look
-
-        self._contents = PackWriter(
-            store.backend, "C", is_stored=store.has, compression=store.configuration.compression
-        )
-        self._record_pack = PackWriter(store.backend, "R", is_stored=self._record_is_stored, compression="fast")
-
-    def _record_is_stored(self, content: ContentId) -> bool:
-        with self._store.catalog.read() as reader:
-            return reader.record_kind(RecordId(content)) is not None
-
-    def __enter__(self) -> Transaction:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._contents.abandon()
-        self._record_pack.abandon()
-
-    def add_content(self, chunks: Iterable[bytes | memoryview], *, element_width: int = 0) -> AddedContent:
-        """Stores a content, reading it once.
-
-        Args:
-            chunks: Its bytes in order, in pieces of any size.
-            element_width: Bytes of one element of a tensor, 0 for anything else.
-        """
-        return self._contents.add(chunks, element_width=element_width)
-
-    def add_record(self, record: AnyRecord) -> RecordId:
-        """Stores a record and returns its id, typed by its kind.
-
-        Raises:
-            InputError: It is too large, or breaks its own kind's rules.
-        """
-        data = record.encode()
-        record_id = type(record).id_of(data)
-        if record_id not in self._records:
-            _require_readable(record, data)
-            self._records[record_id] = record
-            self._record_pack.add([data])
-        return record_id
-
-    def set_ref(self, name: str, before: str | None, after: str | None) -> None:
-        """Moves a ref from a value to another when the transaction is published; None is absence."""
-        if before != after:
-            self._changes[name] = RefChange(name, before, after)
-
-    def describe(self, description: str, undoes: OperationId | None = None) -> None:
-        """Says what the operation is, in one line."""
-        self._description = description.split("\n", 1)[0][:1000]
-        self._undoes = undoes
-
-    def publish(self) -> None:
-        """Makes everything durable and visible: packs, then one catalog transaction, then the log's line."""
-        for writer in (self._contents, self._record_pack):
-            summary = writer.finish()
-            if summary is not None:
-                self.packs.append(summary)
-        catalog = self._store.catalog
-        with catalog.write() as index:
-            for summary in self.packs:
-                index.add_pack(summary)
-            index.add_records(self._records.items())
-            if self._changes:
-                changes = list(self._changes.values())
-                self.operation = next_operation(
-                    index, self._description, changes, self._author, utc_now(), self._undoes
-                )
-                _require_readable(self.operation, self.operation.encode())
-                index.apply(self.operation)
-        if self.operation is not None:
-            self._store.append_operations()

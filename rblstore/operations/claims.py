@@ -11,7 +11,8 @@ from rblstore.objects import limits
 from rblstore.objects.evidence_records import Claim, Statement
 from rblstore.objects.fields import check_text
 from rblstore.objects.ids import RecordId
-from rblstore.repository import Store, Transaction, utc_now
+from rblstore.repository import Store, utc_now
+from rblstore.transaction import Transaction
 
 
 def said_claims(license: str | None, meta: Mapping[str, str], origin: str) -> tuple[Claim, ...]:

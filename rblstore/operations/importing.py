@@ -46,7 +46,8 @@ from rblstore.operations.stored_models import (
     Member,
     logical,
 )
-from rblstore.repository import Store, Transaction
+from rblstore.repository import Store
+from rblstore.transaction import Transaction
 
 if TYPE_CHECKING:
     from rblstore.checkpoints.saving import ModelSource

@@ -15,7 +15,7 @@ from rblstore.objects.content_records import FileEntry, FileManifest, NamedTenso
 from rblstore.objects.dtypes import BITS
 from rblstore.objects.ids import ContentId, FileManifestId
 from rblstore.operations.progress import Meter
-from rblstore.repository import Transaction
+from rblstore.transaction import Transaction
 
 CHUNK = 1 << 20
 

@@ -19,7 +19,7 @@ from cli_story import Story, run
 import rblstore
 from rblstore.catalog.database import CatalogReader
 from rblstore.objects.ids import RecordId
-from rblstore.repository import Transaction
+from rblstore.transaction import Transaction
 
 ROOT = Path(__file__).parents[2]
 

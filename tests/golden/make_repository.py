@@ -29,6 +29,7 @@ from unittest import mock
 
 import rblstore
 from rblstore import repository
+from rblstore import transaction as publishing
 from rblstore.objects.dtypes import BITS, span_bytes
 from rblstore.objects.evidence_records import (
     Baseline,
@@ -149,7 +150,7 @@ def fixed_clock() -> Iterator[None]:
 
     # Whoever needs the time has taken the function into its own module.
     with ExitStack() as stack:
-        for module in (baseline, claims, commit, repository, revert, tag, verify):
+        for module in (baseline, claims, commit, publishing, repository, revert, tag, verify):
             stack.enter_context(mock.patch.object(module, "utc_now", now))
         yield
 

@@ -37,6 +37,7 @@ BESIDE = {
     "opening": "repository",
     "entry": "api",
     "revisions": "repository",
+    "transaction": "repository",
     "__init__": "api",
     "__main__": "cli",
 }

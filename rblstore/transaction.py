@@ -1,0 +1,116 @@
+"""What one command writes: gathered, then published together or not at all (docs/format.md, Write order)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from types import TracebackType
+
+from rblstore.catalog.operation_log import next_operation
+from rblstore.errors import InputError
+from rblstore.objects.history_records import Operation, RefChange
+from rblstore.objects.ids import ContentId, OperationId, RecordId
+from rblstore.objects.locations import PackSummary
+from rblstore.objects.record import Record
+from rblstore.repository import AnyRecord, Store, utc_now
+from rblstore.storage.pack_writer import AddedContent, PackWriter
+
+
+def _require_readable(record: Record, data: bytes) -> None:
+    """Refuses a record that could not be read back, before it is stored for ever.
+
+    Raises:
+        InputError: It is too large, or breaks its own kind's rules.
+    """
+    try:
+        record.parse(data)
+    except InputError as error:
+        raise InputError(
+            f"this cannot be recorded, since it could not be read back: {error.message}",
+            object=error.object,
+            hint=error.hint,
+        ) from error
+
+
+class Transaction:
+    """What one command writes. Nothing of it is visible before :meth:`publish`; leaving without it leaves nothing."""
+
+    def __init__(self, store: Store, author: str) -> None:
+        self._store = store
+        self._author = author
+        self._changes: dict[str, RefChange] = {}
+        self._records: dict[RecordId, Record] = {}
+        self._description = ""
+        self._undoes: OperationId | None = None
+        self.operation: Operation | None = None
+        self.packs: list[PackSummary] = []
+        self._contents = PackWriter(
+            store.backend, "C", is_stored=store.has, compression=store.configuration.compression
+        )
+        self._record_pack = PackWriter(store.backend, "R", is_stored=self._record_is_stored, compression="fast")
+
+    def _record_is_stored(self, content: ContentId) -> bool:
+        with self._store.catalog.read() as reader:
+            return reader.record_kind(RecordId(content)) is not None
+
+    def __enter__(self) -> Transaction:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._contents.abandon()
+        self._record_pack.abandon()
+
+    def add_content(self, chunks: Iterable[bytes | memoryview], *, element_width: int = 0) -> AddedContent:
+        """Stores a content, reading it once.
+
+        Args:
+            chunks: Its bytes in order, in pieces of any size.
+            element_width: Bytes of one element of a tensor, 0 for anything else.
+        """
+        return self._contents.add(chunks, element_width=element_width)
+
+    def add_record(self, record: AnyRecord) -> RecordId:
+        """Stores a record and returns its id, typed by its kind.
+
+        Raises:
+            InputError: It is too large, or breaks its own kind's rules.
+        """
+        data = record.encode()
+        record_id = type(record).id_of(data)
+        if record_id not in self._records:
+            _require_readable(record, data)
+            self._records[record_id] = record
+            self._record_pack.add([data])
+        return record_id
+
+    def set_ref(self, name: str, before: str | None, after: str | None) -> None:
+        """Moves a ref from a value to another when the transaction is published; None is absence."""
+        if before != after:
+            self._changes[name] = RefChange(name, before, after)
+
+    def describe(self, description: str, undoes: OperationId | None = None) -> None:
+        """Says what the operation is, in one line."""
+        self._description = description.split("\n", 1)[0][:1000]
+        self._undoes = undoes
+
+    def publish(self) -> None:
+        """Makes everything durable and visible: packs, then one catalog transaction, then the log's line."""
+        for writer in (self._contents, self._record_pack):
+            summary = writer.finish()
+            if summary is not None:
+                self.packs.append(summary)
+        catalog = self._store.catalog
+        with catalog.write() as index:
+            for summary in self.packs:
+                index.add_pack(summary)
+            index.add_records(self._records.items())
+            if self._changes:
+                changes = list(self._changes.values())
+                self.operation = next_operation(
+                    index, self._description, changes, self._author, utc_now(), self._undoes
+                )
+                _require_readable(self.operation, self.operation.encode())
+                index.apply(self.operation)
+        if self.operation is not None:
+            self._store.append_operations()
