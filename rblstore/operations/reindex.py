@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from rblstore.catalog.database import Catalog
 from rblstore.configuration import Configuration
-from rblstore.errors import CorruptError, RblError
+from rblstore.errors import CorruptError, NoRepositoryError, RblError
+from rblstore.objects import limits
+from rblstore.objects.history_records import Commit
+from rblstore.objects.ids import RecordId
+from rblstore.objects.locations import PackSummary
+from rblstore.objects.record import Record
 from rblstore.opening import FOLDER, check_format
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
 from rblstore.repository import Store, oldest_first
+from rblstore.storage.codecs import UnknownCodecError
 from rblstore.storage.durable import fsync_directory
 from rblstore.storage.locks import exclusive
 
@@ -24,7 +33,7 @@ class ReindexResult(Result):
         packs: Packs read.
         records: Records indexed.
         operations: Operations replayed.
-        skipped: (pack, problem) of packs that could not be read; they stay where they are.
+        skipped: (pack or record, problem) of what could not be indexed; it stays where it is.
     """
 
     packs: int
@@ -49,6 +58,7 @@ def reindex(root: Path, *, progress: Progress | None = None) -> ReindexResult:
     check_format(folder)
     fresh = folder / "tmp" / "catalog.db"
     with exclusive(folder / "lock"):
+        _save_operations(root)
         for stale in (fresh, fresh.with_name("catalog.db-journal")):
             stale.unlink(missing_ok=True)
         store = Store(root, Catalog.create(fresh), Configuration())
@@ -68,28 +78,64 @@ def reindex(root: Path, *, progress: Progress | None = None) -> ReindexResult:
     return result
 
 
+def _save_operations(root: Path) -> None:
+    """Appends to ``refs.log`` what only the old catalog has, as opening would do, before that catalog goes."""
+    # A catalog that is damaged, or of another version or history, has nothing to add.
+    with suppress(CorruptError, NoRepositoryError):
+        store = Store(root, Catalog.open(root / FOLDER / "catalog.db"), Configuration())
+        with closing(store):
+            store.append_operations()
+
+
 def _fill(store: Store, progress: Progress | None) -> ReindexResult:
     packs = store.packs()
     sizes = {pack: store.backend.size(f"packs/{pack[:2]}/{pack}.pack") for pack in packs}
     meter = Meter(progress, sum(sizes.values()))
     skipped: list[tuple[str, str]] = []
-    count = 0
     with store.log.locked(), store.catalog.write() as writer:
-        records = []
+        records: list[tuple[RecordId, Record]] = []
         for pack in packs:
             try:
-                reader = store.pack(pack)
-                summary = reader.summary()
-                found = list(store.records_of(summary, reader)) if summary.kind == "R" else []
+                summary = store.pack(pack).summary()
             except CorruptError as error:
                 skipped.append((pack, error.message))
                 continue
             writer.add_pack(summary)
-            records += found
+            if summary.kind == "R":
+                records += _readable(store, summary, skipped)
             meter.add("reading packs", sizes[pack])
+        records = _rooted(records, skipped)
         writer.add_records(oldest_first(records))
-        count = len(records)
         operations = store.log.read().operations
         for operation in operations:
             writer.replay(operation)
-    return ReindexResult(len(packs), count, len(operations), tuple(skipped))
+    return ReindexResult(len(packs), len(records), len(operations), tuple(skipped))
+
+
+def _readable(store: Store, summary: PackSummary, skipped: list[tuple[str, str]]) -> Iterator[tuple[RecordId, Record]]:
+    """The records of a pack, one by one: a damaged one, or a later version's, takes no other with it."""
+    reader = store.pack(summary.pack)
+    for location in summary.locations:
+        try:
+            yield store.parse(RecordId(location.content), reader.read_small(location, limits.RECORD_BYTES + 128))
+        except (CorruptError, UnknownCodecError) as error:
+            skipped.append((location.content, error.message))
+
+
+def _rooted(records: list[tuple[RecordId, Record]], skipped: list[tuple[str, str]]) -> list[tuple[RecordId, Record]]:
+    """The records without the commits that have lost an ancestor: these have no place in the graph."""
+    commits: dict[RecordId, Commit] = {id: record for id, record in records if isinstance(record, Commit)}
+    children: dict[RecordId, list[RecordId]] = {}
+    for commit_id, commit in commits.items():
+        for parent in commit.parents:
+            children.setdefault(parent, []).append(commit_id)
+    lost: dict[RecordId, str] = {parent: "" for parent in children if parent not in commits}
+    queue: deque[RecordId] = deque(lost)
+    while queue:
+        parent = queue.popleft()
+        for child in children.get(parent, ()):
+            if child not in lost:
+                lost[child] = f"the parent {parent.short} of this commit is not there"
+                queue.append(child)
+    skipped += [(commit_id, problem) for commit_id, problem in lost.items() if problem]
+    return [found for found in records if found[0] not in lost]

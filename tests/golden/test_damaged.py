@@ -174,6 +174,42 @@ def test_what_is_whole_still_comes_out(name: str, spoil: Callable[[str], tuple[P
     assert any("second base" in need for need in needs)
 
 
+@pytest.mark.parametrize("name", ["log_torn", "log_missing"])
+def test_reindex_keeps_what_only_the_catalog_has(name: str, spoil: Callable[[str], tuple[Path, str]]) -> None:
+    store, _ = spoil(name)
+    assert rblstore.reindex(store).operations == len(EXPECTED["operations"])
+    assert refs(store) == EXPECTED["refs"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pack_empty",
+        "record_frame_flipped",
+        "record_of_a_later_version",
+        "record_of_a_reserved_kind",
+        "record_pack_missing",
+        "record_without_members",
+    ],
+)
+def test_reindex_leaves_out_what_is_lost_and_no_more(
+    name: str, spoil: Callable[[str], tuple[Path, str]], tmp_path: Path
+) -> None:
+    store, about = spoil(name)
+    (store / ".rbl" / "catalog.db").unlink()
+    result = rblstore.reindex(store)
+    left_out = {object for object, _ in result.skipped}
+    if name == "record_pack_missing":
+        later = [entry["commit"] for entry in EXPECTED["log"] if entry["message"] in ("brief", "Revert brief")]
+        assert left_out > set(later)
+    else:
+        assert about in left_out
+    with rblstore.open(store) as repo:
+        assert repo.fsck().damages
+        assert repo._store.ref("HEAD") == EXPECTED["refs"]["HEAD"]
+        repo.checkout("second~1" if name == "record_pack_missing" else "main", tmp_path / "out")
+
+
 def test_every_defect_has_its_place() -> None:
     assert REFUSED.keys() | MENDED | CURED_BY_REINDEX <= DEFECTS.keys()
     assert len(DEFECTS) > 12

@@ -19,5 +19,5 @@ def command(invocation: Invocation) -> Outcome:
         result = rblstore.reindex(invocation.directory, progress=progress)
     from rblstore.cli.render.fsck import reindex_lines
 
-    skipped = tuple(f"pack {pack[:12]} was skipped: {problem}" for pack, problem in result.skipped)
+    skipped = tuple(f"{skipped[:12]} was skipped: {problem}" for skipped, problem in result.skipped)
     return Outcome(result.as_json(), reindex_lines, warnings=skipped)
