@@ -132,10 +132,10 @@ def _rooted(records: list[tuple[RecordId, Record]], skipped: list[tuple[str, str
     lost: dict[RecordId, str] = {parent: "" for parent in children if parent not in commits}
     queue: deque[RecordId] = deque(lost)
     while queue:
-        parent = queue.popleft()
-        for child in children.get(parent, ()):
+        above = queue.popleft()
+        for child in children.get(above, ()):
             if child not in lost:
-                lost[child] = f"the parent {parent.short} of this commit is not there"
+                lost[child] = f"the parent {above.short} of this commit is not there"
                 queue.append(child)
     skipped += [(commit_id, problem) for commit_id, problem in lost.items() if problem]
     return [found for found in records if found[0] not in lost]
