@@ -16,7 +16,7 @@ from rblstore.errors import InputError
 from rblstore.objects.canonical import decode_json, encode_json, record_body, record_kind
 from rblstore.objects.content_records import StoredTensor, tensor_root
 from rblstore.objects.fields import check_time
-from rblstore.objects.kinds import KINDS, parse_record
+from rblstore.objects.kinds import KINDS, parse_record, record_class
 from rblstore.objects.paths import check_path, check_paths
 from rblstore.objects.record import Record
 
@@ -60,10 +60,10 @@ def test_the_order_of_members_is_not_part_of_a_record(record: Record, seed: int)
 @given(record=records)
 def test_no_other_kind_reads_it(record: Record) -> None:
     data = record.encode()
-    for kind, other in KINDS.items():
+    for kind in sorted(KINDS):
         if kind != record.KIND:
             with pytest.raises(InputError):
-                other.parse(data)
+                record_class(kind).parse(data)
 
 
 @given(value=json_values)
