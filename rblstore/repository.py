@@ -101,22 +101,29 @@ class Store:
             for name in ("packs", "tmp", "quarantine"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
             (folder / "lock").touch()
-            (folder / "refs.log").touch()
+            # Without a format file it is no repository yet: what an init that was cut short left is started over.
+            # Packs are another matter: those were somebody's commits.
+            if any((folder / "packs").iterdir()):
+                raise RepositoryExistsError(
+                    f"{folder} holds packs, but its format file is missing",
+                    object=str(folder),
+                    hint=f"If it is a repository of this version, put {FORMAT.decode().strip()!r} into {folder}/format.",
+                )
+            for name in ("catalog.db", "catalog.db-journal", "refs.log"):
+                (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise RblError(
                 f"cannot make a repository in {root}: {error.strerror}", object=str(root), hint="Check its permissions."
             ) from error
-        # What an init that was cut short left is not a repository (there is no format file): start over.
-        (folder / "catalog.db").unlink(missing_ok=True)
-        Catalog.create(folder / "catalog.db").close()
         write_file(folder / "config.toml", DEFAULT_TEXT.encode(), folder / "tmp")
-        write_file(folder / "format", FORMAT, folder / "tmp")
-        fsync_directory(root)
-        store = cls.open(root)
+        store = cls(root, Catalog.create(folder / "catalog.db"), Configuration())
         try:
             with store.transaction("rblstore") as transaction:
                 transaction.set_ref("HEAD", None, SYMBOLIC + HEADS + branch)
                 transaction.describe("init")
+            # Last: from here on it is a repository.
+            write_file(folder / "format", FORMAT, folder / "tmp")
+            fsync_directory(root)
         except BaseException:
             store.close()
             raise

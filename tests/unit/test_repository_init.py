@@ -1,0 +1,45 @@
+"""A repository is there once its format file is, and not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import rblstore
+from rblstore import repository
+
+
+def test_an_init_that_was_cut_short_is_started_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_file = repository.write_file
+
+    def cut(path: Path, data: bytes, temporary: Path) -> None:
+        if path.name == "format":
+            raise KeyboardInterrupt
+        write_file(path, data, temporary)
+
+    monkeypatch.setattr(repository, "write_file", cut)
+    with pytest.raises(KeyboardInterrupt):
+        rblstore.init(tmp_path)
+    with pytest.raises(rblstore.NoRepositoryError):
+        rblstore.open(tmp_path)
+    monkeypatch.undo()
+    with rblstore.init(tmp_path, branch="trunk") as repo:
+        assert repo.branch == "trunk"
+        assert [operation.sequence for operation in repo.operations()] == [1]
+        assert repo.fsck(full=True).ok
+
+
+def test_packs_without_a_format_file_are_not_started_over(tmp_path: Path) -> None:
+    rblstore.init(tmp_path).close()
+    pack = tmp_path / ".rbl" / "packs" / "ab"
+    pack.mkdir()
+    (tmp_path / ".rbl" / "format").unlink()
+    before = (tmp_path / ".rbl" / "refs.log").read_bytes()
+    with pytest.raises(rblstore.ConflictError, match="format file is missing") as caught:
+        rblstore.init(tmp_path)
+    assert "rblstore 1" in str(caught.value.hint)
+    assert (tmp_path / ".rbl" / "refs.log").read_bytes() == before
+    (tmp_path / ".rbl" / "format").write_bytes(b"rblstore 1\n")
+    with rblstore.open(tmp_path) as repo:
+        assert repo.branch == "main"
