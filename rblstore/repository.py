@@ -107,7 +107,7 @@ class Store:
                 raise RepositoryExistsError(
                     f"{folder} holds packs, but its format file is missing",
                     object=str(folder),
-                    hint=f"If it is a repository of this version, put {FORMAT.decode().strip()!r} into {folder}/format.",
+                    hint=f"If this version made it, put {FORMAT.decode().strip()!r} into {folder}/format.",
                 )
             for name in ("catalog.db", "catalog.db-journal", "refs.log"):
                 (folder / name).unlink(missing_ok=True)
