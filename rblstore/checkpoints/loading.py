@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,66 @@ from rblstore.checkpoints.model_class import (
 )
 from rblstore.checkpoints.quiet import quiet
 
-__all__ = ["AttachSpec", "LoadMismatchError", "UnattachableError", "UnloadableModelError", "load_directory"]
+__all__ = [
+    "AttachSpec",
+    "LoadMismatchError",
+    "ModelForm",
+    "UnattachableError",
+    "UnloadableModelError",
+    "load_directory",
+    "model_form",
+]
 
 _LABELLED_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
+
+
+@dataclass(frozen=True)
+class ModelForm:
+    """Which class loads a directory's model.
+
+    Attributes:
+        name: The class.
+        labels: How many classes its head tells apart, where adapters decide that; else None.
+        switched: Whether adapters need another class than the config names.
+    """
+
+    name: str
+    labels: int | None = None
+    switched: bool = False
+
+    def fits(self, model: Any) -> bool:
+        """Whether a plain model is of this form."""
+        return type(model).__name__ == self.name and self.labels in (None, getattr(model.config, "num_labels", None))
+
+
+def model_form(directory: Path, adapters: Sequence[AttachSpec] = ()) -> ModelForm:
+    """The class that a directory's config names, or the one with the head that the adapters' task needs.
+
+    Args:
+        directory: Holds ``config.json``.
+        adapters: What is to be attached.
+
+    Raises:
+        UnloadableModelError: No class of transformers' own fits, or the config reaches outside the directory.
+        UnattachableError: Two adapters need different heads.
+    """
+    config = read_config(directory)
+    own = architecture(config)
+    form, switched_by = ModelForm(own), ""
+    for spec in adapters:
+        task = read_adapter_config(spec.directory).get("task_type")
+        shapes = adapter_shapes(spec.directory)
+        wanted = architecture_for_task(config, task if isinstance(task, str) else None, shapes)
+        if wanted == own:
+            continue
+        if form.switched and wanted != form.name:
+            raise UnattachableError(
+                f"the behaviors {switched_by!r} and {spec.name!r} need different heads ({form.name}, {wanted})",
+                object=spec.name,
+            )
+        labels = form.labels or next((shape[0] for key, shape in shapes.items() if _is_labelled(key, shape)), None)
+        form, switched_by = ModelForm(wanted, labels, switched=True), spec.name
+    return form
 
 
 def load_directory(
@@ -60,27 +118,9 @@ def load_directory(
         LoadMismatchError: Weights are missing, left over or of another shape.
         UnattachableError: An adapter cannot be attached.
     """
-    config = read_config(directory)
-    name, labels = architecture(config), None
-    switched_by: str | None = None
-    for spec in adapters:
-        task = read_adapter_config(spec.directory).get("task_type")
-        shapes = adapter_shapes(spec.directory)
-        wanted = architecture_for_task(config, task if isinstance(task, str) else None, shapes)
-        if wanted == architecture(config):
-            continue
-        if switched_by is not None and wanted != name:
-            raise UnattachableError(
-                f"the behaviors {switched_by!r} and {spec.name!r} need different heads ({name}, {wanted})",
-                object=spec.name,
-            )
-        name, switched_by = wanted, spec.name
-        labels = labels or next((shape[0] for key, shape in shapes.items() if _is_labelled(key, shape)), None)
     model = _load_plain(
         directory,
-        name,
-        switched=switched_by is not None,
-        labels=labels,
+        model_form(directory, adapters),
         dtype=dtype,
         device=device,
         attn_implementation=attn_implementation,
@@ -94,25 +134,23 @@ def _is_labelled(key: str, shape: tuple[int, ...]) -> bool:
 
 def _load_plain(
     directory: Path,
-    name: str,
+    form: ModelForm,
     *,
-    switched: bool,
-    labels: int | None,
     dtype: torch.dtype | None,
     device: str,
     attn_implementation: str | None,
 ) -> Any:
     from transformers import AutoConfig
 
-    kind = class_named(name)
+    kind = class_named(form.name)
     extra = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
     try:
         # Weights that the class adds (another head) are drawn at random: always the same ones, from no one's generator.
         with quiet(), torch.random.fork_rng():
             torch.manual_seed(SEED)
             config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-            if labels is not None:
-                config.num_labels = labels
+            if form.labels is not None:
+                config.num_labels = form.labels
             model, report = kind.from_pretrained(
                 str(directory),
                 config=config,
@@ -126,9 +164,9 @@ def _load_plain(
             )
     except LIBRARY_ERRORS as error:
         raise LoadMismatchError(
-            f"{directory.name} cannot be loaded as {name}: {error}", object=str(directory)
+            f"{directory.name} cannot be loaded as {form.name}: {error}", object=str(directory)
         ) from error
-    _check_report(directory.name, kind, report, switched=switched)
+    _check_report(directory.name, kind, report, switched=form.switched)
     return model.to(device)
 
 

@@ -9,11 +9,12 @@ from torch import nn
 
 from rblstore.checkpoints.attaching import AttachSpec, activate, attach_adapters
 from rblstore.checkpoints.ledger import ledger_of
+from rblstore.checkpoints.quiet import quiet
 from rblstore.live.attach import attached
 from rblstore.live.binding import Read, bind
 from rblstore.live.detach import detach
 
-__all__ = ["AttachSpec", "recompose", "stored_values"]
+__all__ = ["AttachSpec", "move_body", "recompose", "stored_values"]
 
 
 def stored_values(model: nn.Module, names: Iterable[str], read: Read) -> Callable[[str], torch.Tensor | None]:
@@ -32,10 +33,35 @@ def stored_values(model: nn.Module, names: Iterable[str], read: Read) -> Callabl
 
     def value(live_name: str) -> torch.Tensor | None:
         if not restore:
-            restore.append(bind(model, names).restorer(read))
+            # A model with another task's head has no place for the identity's own; what is asked for is still bound.
+            restore.append(bind(model, names, absent=frozenset(names)).restorer(read))
         return restore[0](live_name)
 
     return value
+
+
+def move_body(live: nn.Module, into: nn.Module) -> nn.Module:
+    """Puts a plain model's body into a plain model with another head: the very modules, not copies of them.
+
+    An adapter for another task brings a class with another head. When it goes, the body that was live has to be
+    measured under the head that the target has.
+
+    Args:
+        live: The plain model whose body is kept.
+        into: A plain model of the same checkpoint; its own body is dropped.
+
+    Returns:
+        ``into``.
+    """
+    body, other = (model.base_model for model in (live, into))
+    for name, module in body.named_children():
+        if type(getattr(other, name, None)) is type(module):
+            setattr(other, name, module)
+    for name, parameter in body.named_parameters(recurse=False):
+        setattr(other, name, parameter)
+    with quiet():
+        into.tie_weights()
+    return into
 
 
 def recompose(

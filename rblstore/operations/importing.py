@@ -144,7 +144,7 @@ class Sources:
         from rblstore.operations.load import laid_out_behaviors
 
         alone = Composition(self._before.identity, (stored,))
-        ((_, before, _),) = self._stack.enter_context(laid_out_behaviors(self._store, alone))
+        _, ((_, before, _),) = self._stack.enter_context(laid_out_behaviors(self._store, alone))
         keep_stored_form(folder, before)
         unchanged = all(_same_file(folder / name, before / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
         return before if unchanged else folder

@@ -42,11 +42,11 @@ def laid_out(store: Store, composition: Composition, progress: Progress | None =
 
 
 @contextmanager
-def laid_out_behaviors(store: Store, composition: Composition) -> Iterator[Slots]:
-    """Like :func:`laid_out`, without the identity's files."""
-    planned = [file for file in plan(store, composition) if file.owner is not None]
-    with _written(store, composition, planned, None) as (_, slots):
-        yield slots
+def laid_out_behaviors(store: Store, composition: Composition) -> Iterator[tuple[Path, Slots]]:
+    """Like :func:`laid_out`, with the identity's ``config.json`` alone of its files."""
+    planned = [file for file in plan(store, composition) if file.owner is not None or file.path == "config.json"]
+    with _written(store, composition, planned, None) as laid:
+        yield laid
 
 
 @contextmanager

@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance, decide, recovery
+from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance
 from rblstore.errors import ConflictError, NothingChangedError, RblError, UsageError
 from rblstore.objects.content_records import Identity
-from rblstore.objects.evidence_records import Probe, Verification
+from rblstore.objects.evidence_records import Verification
 from rblstore.objects.history_records import Commit, Composition, Slot
-from rblstore.objects.ids import CommitId, CompositionId, ProbeId, VerificationId
-from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
+from rblstore.objects.ids import CommitId, CompositionId, VerificationId
 from rblstore.operations.commit import NoSuchBehaviorError, check_message
-from rblstore.operations.load import laid_out_behaviors, load_composition
 from rblstore.operations.probe import find_probe
 from rblstore.operations.progress import Progress
 from rblstore.operations.result import Result, to_json
+from rblstore.operations.revert_proof import RevertProof
 from rblstore.operations.stored_models import check_members, members, view_identity
-from rblstore.operations.verify import VerificationDivergedError, divergence_text, finite
+from rblstore.operations.verify import VerificationDivergedError, divergence_text
 from rblstore.repository import HEADS, Store, utc_now
 from rblstore.revisions import resolve
 
@@ -279,7 +278,7 @@ def revert(store: Store, request: RevertRequest, progress: Progress | None = Non
         )
     evidence: Verification | None = None
     if probe is not None:
-        evidence = _Proof(store, request, probe, progress).prove(
+        evidence = RevertProof(store, probe, request.author, request.tolerance, progress).prove(
             commit_id, head_composition, head_composition_id, target, composition_id, removed
         )
         if evidence.verdict == "diverged":
@@ -332,88 +331,3 @@ def _store_diverged(store: Store, request: RevertRequest, target: Composition, e
         evidence,
         f"No ref moved. The evidence is stored: rbl show {verification_id.short}",
     )
-
-
-class _Proof:
-    """Measures the adapted model, takes the behavior out of the live model, and measures again."""
-
-    def __init__(
-        self, store: Store, request: RevertRequest, probe: tuple[str, ProbeId], progress: Progress | None
-    ) -> None:
-        self._store = store
-        self._request = request
-        self._probe_name, self._probe_id = probe
-        self._probe = store.record(self._probe_id, Probe)
-        self._progress = progress
-
-    def prove(
-        self,
-        commit_id: CommitId,
-        head: Composition,
-        head_id: CompositionId,
-        target: Composition,
-        target_id: CompositionId,
-        removed: tuple[str, ...],
-    ) -> Verification:
-        from rblstore.divergence.compare import compare
-        from rblstore.divergence.environment import current_environment
-        from rblstore.divergence.measure import measure
-
-        store, probe = self._store, self._probe
-        model = load_composition(store, head, self._progress)
-        check_fit(store, head, probe, self._probe_name, model)
-        environment = current_environment(model, probe)
-        found = find_baseline(store, target_id, self._probe_id, environment)
-        if found is None:
-            fresh = load_composition(store, target, self._progress)
-            found = record_baseline(
-                store, target_id, self._probe_id, environment, measure(fresh, probe), self._request.author
-            )
-            del fresh
-        baseline_id, baseline = found
-        adapted = compare(references(store, baseline), measure(model, probe), output=baseline.output)
-        model = self._live_revert(model, head, target)
-        recovered = compare(references(store, baseline), measure(model, probe), output=baseline.output)
-        rf, reason = recovery(
-            recovered.kl, adapted.kl, recovered_reason=recovered.reason, adapted_reason=adapted.reason
-        )
-        return Verification(
-            commit_id,
-            target_id,
-            head_id,
-            removed,
-            self._probe_id,
-            baseline_id,
-            environment,
-            decide(recovered, self._request.tolerance),
-            self._request.tolerance,
-            recovered.bit_equal,
-            finite(recovered.kl),
-            finite(recovered.js),
-            rf,
-            finite(adapted.kl),
-            finite(adapted.js),
-            reason,
-            recovered.prompts,
-            self._request.author,
-            utc_now(),
-        )
-
-    def _live_revert(self, model: Any, head: Composition, target: Composition) -> Any:
-        """The target composition made out of the head's live model: by reference, never by subtraction."""
-        from rblstore.divergence.alignment import aligned
-        from rblstore.live.recompose import AttachSpec, recompose, stored_values
-        from rblstore.operations.tensor_reading import tensor_reader
-
-        if head.identity != target.identity:
-            return load_composition(self._store, target, self._progress)
-        view = view_identity(self._store, self._store.record(head.identity, Identity))
-        restore = stored_values(model, view.tensors, tensor_reader(self._store, view))
-        with laid_out_behaviors(self._store, target) as slots:
-            specs = [AttachSpec(*slot) for slot in slots]
-            return aligned(recompose(model, specs, keep=_kept(head, target), restore=restore))
-
-
-def _kept(head: Composition, target: Composition) -> frozenset[str]:
-    """Slots that stay as they are in the live model."""
-    return frozenset(slot.name for slot in target.slots if head.slot(slot.name) == slot)

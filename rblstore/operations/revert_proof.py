@@ -1,0 +1,133 @@
+"""The proof of a revert: the behavior is taken out of the live model, and what is left is compared with a baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rblstore.divergence.verdict import decide, recovery
+from rblstore.objects.content_records import Identity
+from rblstore.objects.evidence_records import Probe, Verification
+from rblstore.objects.history_records import Composition
+from rblstore.objects.ids import CommitId, CompositionId, ProbeId
+from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
+from rblstore.operations.load import laid_out_behaviors, load_composition
+from rblstore.operations.progress import Progress
+from rblstore.operations.stored_models import view_identity
+from rblstore.operations.verify import finite
+from rblstore.repository import Store, utc_now
+
+
+class RevertProof:
+    """Measures the adapted model, takes the behavior out of the live model, and measures again.
+
+    Args:
+        store: The repository.
+        probe: Name and id of what is measured.
+        author: Who reverts.
+        tolerance: KL and JS (nats) below which the verdict is within tolerance.
+        progress: Is told bytes read.
+    """
+
+    def __init__(
+        self, store: Store, probe: tuple[str, ProbeId], author: str, tolerance: float, progress: Progress | None
+    ) -> None:
+        self._store = store
+        self._author = author
+        self._tolerance = tolerance
+        self._probe_name, self._probe_id = probe
+        self._probe = store.record(self._probe_id, Probe)
+        self._progress = progress
+
+    def prove(
+        self,
+        commit_id: CommitId,
+        head: Composition,
+        head_id: CompositionId,
+        target: Composition,
+        target_id: CompositionId,
+        removed: tuple[str, ...],
+    ) -> Verification:
+        """The evidence, which is not stored yet; a missing baseline of the target is.
+
+        Args:
+            commit_id: The commit that is vouched for.
+            head: What the model is.
+            head_id: Its id.
+            target: What it is to be.
+            target_id: Its id.
+            removed: Slots that are taken out.
+
+        Raises:
+            ProbeMismatchError: The probe was not made for one of the two.
+            CorruptError: Stored bytes are damaged.
+        """
+        from rblstore.divergence.compare import compare
+        from rblstore.divergence.environment import current_environment
+        from rblstore.divergence.measure import measure
+
+        store, probe = self._store, self._probe
+        model = load_composition(store, head, self._progress)
+        check_fit(store, head, probe, self._probe_name, model)
+        environment = current_environment(model, probe)
+        found = find_baseline(store, target_id, self._probe_id, environment)
+        if found is None:
+            fresh = load_composition(store, target, self._progress)
+            check_fit(store, target, probe, self._probe_name, fresh)
+            found = record_baseline(store, target_id, self._probe_id, environment, measure(fresh, probe), self._author)
+            del fresh
+        baseline_id, baseline = found
+        adapted = compare(references(store, baseline), measure(model, probe), output=baseline.output)
+        model = self._live_revert(model, head, target)
+        recovered = compare(references(store, baseline), measure(model, probe), output=baseline.output)
+        rf, reason = recovery(
+            recovered.kl, adapted.kl, recovered_reason=recovered.reason, adapted_reason=adapted.reason
+        )
+        return Verification(
+            commit_id,
+            target_id,
+            head_id,
+            removed,
+            self._probe_id,
+            baseline_id,
+            environment,
+            decide(recovered, self._tolerance),
+            self._tolerance,
+            recovered.bit_equal,
+            finite(recovered.kl),
+            finite(recovered.js),
+            rf,
+            finite(adapted.kl),
+            finite(adapted.js),
+            reason,
+            recovered.prompts,
+            self._author,
+            utc_now(),
+        )
+
+    def _live_revert(self, model: Any, head: Composition, target: Composition) -> Any:
+        """The target composition made out of the head's live model: by reference, never by subtraction."""
+        from rblstore.checkpoints.loading import model_form
+        from rblstore.checkpoints.plain_view import plain_model
+        from rblstore.divergence.alignment import aligned
+        from rblstore.live.recompose import AttachSpec, move_body, recompose, stored_values
+        from rblstore.operations.tensor_reading import tensor_reader
+
+        if head.identity != target.identity:
+            return load_composition(self._store, target, self._progress)
+        view = view_identity(self._store, self._store.record(head.identity, Identity))
+        restore = stored_values(model, view.tensors, tensor_reader(self._store, view))
+        with laid_out_behaviors(self._store, target) as (directory, slots):
+            specs = [AttachSpec(*slot) for slot in slots]
+            if model_form(directory, specs).fits(plain_model(model)):
+                return aligned(recompose(model, specs, keep=_kept(head, target), restore=restore))
+            # The target has another head, which was not live: the live body is measured under a stored one.
+            live = recompose(model, [], keep=(), restore=restore)
+            fresh = load_composition(self._store, target, self._progress)
+            stored = stored_values(fresh, view.tensors, tensor_reader(self._store, view))
+            plain = move_body(live, recompose(fresh, [], keep=(), restore=stored))
+            return aligned(recompose(plain, specs, keep=(), restore=stored))
+
+
+def _kept(head: Composition, target: Composition) -> frozenset[str]:
+    """Slots that stay as they are in the live model."""
+    return frozenset(slot.name for slot in target.slots if head.slot(slot.name) == slot)
