@@ -6,13 +6,19 @@ from collections.abc import Iterable
 from types import TracebackType
 
 from rblstore.catalog.operation_log import next_operation
-from rblstore.errors import InputError
+from rblstore.errors import InputError, RblError
 from rblstore.objects.history_records import Operation, RefChange
 from rblstore.objects.ids import ContentId, OperationId, RecordId
 from rblstore.objects.locations import PackSummary
 from rblstore.objects.record import Record
 from rblstore.repository import AnyRecord, Store, utc_now
 from rblstore.storage.pack_writer import AddedContent, PackWriter
+
+
+class LogBehindError(RblError):
+    """The change was made, and ``refs.log`` could not be told of it: the next command does that."""
+
+    code = "log_behind"
 
 
 def _require_readable(record: Record, data: bytes) -> None:
@@ -95,7 +101,11 @@ class Transaction:
         self._undoes = undoes
 
     def publish(self) -> None:
-        """Makes everything durable and visible: packs, then one catalog transaction, then the log's line."""
+        """Makes everything durable and visible: packs, then one catalog transaction, then the log's line.
+
+        Raises:
+            LogBehindError: Everything is visible, and only the log's line could not be written.
+        """
         for writer in (self._contents, self._record_pack):
             summary = writer.finish()
             if summary is not None:
@@ -113,4 +123,11 @@ class Transaction:
                 _require_readable(self.operation, self.operation.encode())
                 index.apply(self.operation)
         if self.operation is not None:
-            self._store.append_operations()
+            try:
+                self._store.append_operations()
+            except RblError as error:
+                raise LogBehindError(
+                    f"the change was made, but refs.log does not have it yet: {error.message}",
+                    object="refs.log",
+                    hint="Do not repeat the command. See to the disk; the next command writes the line.",
+                ) from error

@@ -228,7 +228,7 @@ class PackWriter:
         while self._pending:
             self._pending.pop()[1].cancel()
         self._incoming.clear()
-        self._index.clear()
+        self._index = bytearray()  # a write that failed may still look into the old one
         if self._executor is not None:
             self._executor.shutdown(wait=True)
             self._executor = None
