@@ -76,7 +76,9 @@ class TestFromMemory:
         assert checked_out(tmp_path / "out") == digests(saved)
 
     @pytest.mark.parametrize(
-        "source", [42, object(), [], torch.nn.Linear(2, 2), {"peft_type": "LORA"}, ({}, {})], ids=repr
+        "source",
+        [42, object(), [], torch.nn.Linear(2, 2), {"peft_type": "LORA"}, ({}, {})],
+        ids=lambda source: type(source).__name__,
     )
     def test_what_is_neither(self, story: Story, unmoved: Callable[[], None], source: Any) -> None:
         for options in ({"behaviors": {"x": source}}, {"identity": source}):

@@ -104,7 +104,7 @@ class TestFiles:
         (tmp_path / "p.txt").write_bytes(b"\xff\xfe")
         refused(story, lambda: story.repo.add_probe("ten", tmp_path / "p.txt"), rblstore.InputError, "bad_probe")
 
-    @pytest.mark.parametrize("prompts", [[object()], [{1, 2}], [None], [["a"]], [b"x"]])
+    @pytest.mark.parametrize("prompts", [[range(3)], [{1, 2}], [None], [["a"]], [b"x"]])
     def test_prompts_that_are_none(self, story: Story, prompts: list[Any]) -> None:
         before = story.repo.operations()
         with pytest.raises(rblstore.InputError):
