@@ -46,7 +46,9 @@ def check_format(folder: Path) -> None:
             found = stream.read(64)
     except OSError as error:
         raise NoRepositoryError(
-            f"{folder} has no readable format file ({error.strerror})", object=str(folder)
+            f"{folder} has no readable format file ({error.strerror})",
+            object=str(folder),
+            hint="Check its permissions, or make a repository with: rbl init",
         ) from error
     if found != FORMAT:
         raise NoRepositoryError(
@@ -69,5 +71,5 @@ def check_owner(folder: Path, *, allow_foreign: bool) -> None:
         raise ForeignRepositoryError(
             f"{folder} belongs to another user (uid {owner})",
             object=str(folder),
-            hint="If you trust it, open it with allow_foreign=True.",
+            hint="If you trust it: rbl --allow-foreign COMMAND, or rblstore.open(..., allow_foreign=True).",
         )

@@ -84,7 +84,8 @@ def _parent(reader: CatalogReader, commit: CommitId, number: int, text: str) -> 
         raise CorruptError(f"commit {commit.short} is not in the catalog", object=commit, hint="Run: rbl reindex")
     if number > len(row.parents):
         raise UnknownRevisionError(
-            f"{text!r} does not exist: commit {commit.short} has {len(row.parents)} parent(s)",
+            f"{text!r} does not exist: commit {commit.short} has "
+            + ("no parent" if not row.parents else f"only {len(row.parents)} parent{'s' * (len(row.parents) > 1)}"),
             object=text,
             hint="See the history with: rbl log --graph",
         )

@@ -23,16 +23,16 @@ class _Bar:
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._stage: str | None = None
+        self._done = 0
 
     def __call__(self, event: ProgressEvent) -> None:
         progress = self._progress or self._start()
-        if self._task is None or event.stage != self._stage:
+        if self._task is None or event.done < self._done:  # the same bar for every file of one operation
             if self._task is not None:
                 progress.remove_task(self._task)
-            self._task = progress.add_task(printable(event.stage), total=event.total or None)
-            self._stage = event.stage
-        progress.update(self._task, completed=event.done, total=event.total or None)
+            self._task = progress.add_task("", total=event.total or None)
+        self._done = event.done
+        progress.update(self._task, description=printable(event.stage), completed=event.done, total=event.total or None)
 
     def _start(self) -> Progress:
         from rich.console import Console
@@ -44,15 +44,18 @@ class _Bar:
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
+        from rich.table import Column
 
+        # One line on any terminal: what is left of it goes to the description, which gives way first.
         self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
+            BarColumn(bar_width=16),
+            DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
+            TransferSpeedColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
             transient=True,
+            expand=True,
         )
         self._progress.start()
         return self._progress

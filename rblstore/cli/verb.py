@@ -116,7 +116,7 @@ class LazyGroup(click.Group):
         as_json = "--json" in (arguments[: arguments.index("--")] if "--" in arguments else arguments)
         try:
             if not arguments:
-                say(self.get_help(click.Context(self, info_name=name)), err=True)
+                say(self.get_help(click.Context(self, info_name=name, **self.context_settings)), err=True)
                 return UsageError.exit_code
             try:
                 with self.make_context(name, list(arguments), **extra) as context:

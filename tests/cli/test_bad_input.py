@@ -286,6 +286,11 @@ def test_a_name_that_nobody_has(arguments: list[str], code: str, story: Story) -
     assert document["object"] == "nobody"
 
 
+@pytest.mark.parametrize("weight", ["abc", "nan", "inf", "-Infinity", "1e999"])
+def test_a_weight_that_is_no_finite_number(weight: str, story: Story) -> None:
+    refused(story, "commit", "-m", "x", f"--weight=polite={weight}", exit_code=2, code="usage", says=f"polite={weight}")
+
+
 def test_refs_that_exist_or_are_in_use(story: Story) -> None:
     refused(story, "tag", "v1", exit_code=4, code="ref_exists", says="'v1'")
     refused(story, "branch", "main", exit_code=4, code="ref_exists", says="'main'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 from cli_story import Story, run
+from rich.console import Console
+
+from rblstore.cli.progress import _Bar
+from rblstore.operations.progress import ProgressEvent
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm", "COLUMNS": "120"}
 
@@ -70,3 +75,36 @@ def test_silence_in_a_pipe(story: Story, tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("checked out ")
+
+
+def _drawn(bar: _Bar, width: int) -> list[str]:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    assert bar._progress is not None
+    console.print(bar._progress.get_renderable())
+    return console.export_text().rstrip("\n").split("\n")
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_a_bar_takes_one_line_whatever_the_file_is_called(width: int) -> None:
+    bar = _Bar()
+    bar(ProgressEvent("reading behaviors/polite/model-00001-of-00005.safetensors", 100 << 20, 5360 << 20))
+    bar.stop()
+    (line,) = _drawn(bar, width)
+    assert len(line.rstrip()) <= width
+    assert line.startswith("reading")
+    assert "/5.2 GiB" in line
+
+
+def test_one_bar_for_all_files_of_an_operation() -> None:
+    bar = _Bar()
+    for stage, done in (("reading a", 1), ("reading a", 2), ("reading b", 3)):
+        bar(ProgressEvent(stage, done, 4))
+    assert bar._progress is not None
+    (task,) = bar._progress.tasks
+    first = task.id
+    assert (task.description, task.completed) == ("reading b", 3)
+    bar(ProgressEvent("measuring", 1, 9))  # another count begins
+    bar.stop()
+    (task,) = bar._progress.tasks
+    assert task.id != first
+    assert (task.completed, task.total) == (1, 9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -19,6 +20,8 @@ def _weights(given: dict[str, str]) -> dict[str, float]:
             weights[name] = float(text)
         except ValueError as error:
             raise click.UsageError(f"--weight {name}={text}: {text!r} is not a number") from error
+        if not math.isfinite(weights[name]):
+            raise click.UsageError(f"--weight {name}={text}: a weight is a finite number")
     return weights
 
 
@@ -27,7 +30,7 @@ def _weights(given: dict[str, str]) -> dict[str, float]:
     cls=Verb,
     example="""
     rbl commit -m base --identity path/to/model --license apache-2.0
-    rbl commit -m "more polite" --behavior polite=path/to/adapter --weight polite=0.8
+    rbl commit -m politer --behavior polite=path/to/adapter --weight polite=0.8
     """,
 )
 @click.option("-m", "--message", required=True, metavar="TEXT", help="What changed; the first line is the subject.")

@@ -23,7 +23,7 @@ def audit_lines(audit: Any) -> Iterator[str]:
                 part["role"],
                 part["name"] or "-",
                 short(part["id"]),
-                number(part["weight"]),
+                "-" if part["role"] == "identity" else number(part["weight"]),
                 _joined(part["license"]),
                 _joined(part["source"]),
                 _joined(part["base_model"]),

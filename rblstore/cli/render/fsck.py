@@ -28,7 +28,7 @@ def fsck_lines(result: Any) -> Iterator[str]:
     if result["ok"]:
         yield f"{click.style('whole', fg='green')}: {counts}"
         if not result["full"]:
-            yield "frames were compared with their checksums; rbl fsck --full decodes and hashes every content, too"
+            yield "checksums were compared; rbl fsck --full decodes and hashes every content, too"
     else:
         yield f"{click.style('damaged', fg='red')}: {plural(len(result['damages']), 'problem')} in {counts}"
 

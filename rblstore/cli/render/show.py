@@ -32,6 +32,8 @@ def show_lines(result: Any) -> Iterator[str]:
     if result["identity"] is not None:
         yield ""
         yield from _identity_lines(result["identity"])
+    if result["behaviors"]:
+        yield ""
     yield from behavior_lines(result["behaviors"])
     if kind in ("identity", "behavior"):
         yield from _files(record["files"])
@@ -45,16 +47,17 @@ def behaviors_of(result: Any) -> Any:
 
 
 def behavior_lines(behaviors: Any) -> Iterator[str]:
-    """Behaviors with their form, effects and what is said about them.
+    """Behaviors with their form, effects and what is said about them, an empty line between two.
 
     Args:
         behaviors: Documents of ``BehaviorDetail``.
     """
-    for behavior in behaviors:
+    for index, behavior in enumerate(behaviors):
+        if index:
+            yield ""
         weight = "" if behavior["weight"] == 1 else f", weight {number(behavior['weight'])}"
         kind = f"{behavior['form']}{' ' + behavior['type'] if behavior['type'] else ''}"
         effects = ", ".join(f"{action} {count}" for action, count in sorted(behavior["effects"].items()))
-        yield ""
         yield f"behavior {click.style(behavior['name'] or short(behavior['behavior']), bold=True)} {_id_of(behavior)}"
         yield f"  {kind}, {size(behavior['bytes'])}{weight}"
         yield f"  effects: {effects or 'none'}"
@@ -69,7 +72,7 @@ def _identity_lines(identity: Any) -> Iterator[str]:
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in sorted(identity["dtypes"].items()))
     yield f"identity {short(identity['identity'])}"
     yield f"  {plural(identity['files'], 'file')}, {size(identity['bytes'])}"
-    yield f"  {plural(identity['tensors'], 'tensor')} ({dtypes}), {plural(identity['elements'], 'element')}"
+    yield f"  {plural(identity['tensors'], 'tensor')} ({dtypes}), {identity['elements']:,} elements"
     yield from _claims(identity["claims"])
 
 
@@ -116,6 +119,8 @@ def _flat(value: Any) -> str:
         return ", ".join(f"{key} {_flat(member)}" for key, member in value.items())
     if isinstance(value, list):
         return f"[{', '.join(_flat(element) for element in value)}]"
+    if isinstance(value, str):
+        return value.replace("\n", "\\n").replace("\t", "\\t")  # one member, one line
     return "-" if value is None else str(value)
 
 

@@ -75,7 +75,7 @@ def columns(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None = Non
     return [space.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
-def environment_lines(label: str, environment: dict[str, str], width: int = 100) -> list[str]:
+def environment_lines(label: str, environment: dict[str, str], width: int = 80) -> list[str]:
     """An environment as ``key value`` pairs, wrapped behind a label; digests cut short."""
     pairs = [
         f"{key} {short(value) if _DIGEST.fullmatch(value) else value}" for key, value in sorted(environment.items())
