@@ -12,7 +12,6 @@ from test_docs import COMMANDS
 
 from rblstore.cli.render.text import environment_lines
 
-
 _WHOLE_ID = re.compile("[0-9a-f]{64}")  # to be copied, so never cut or wrapped
 
 
@@ -36,7 +35,8 @@ def test_help_fits_the_terminal(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["log"], ["log", "--graph"], ["log", "--graph", "--oneline", "--all"], ["show"], ["show", "--only", "behaviors"],
+        ["log"], ["log", "--graph"], ["log", "--graph", "--oneline", "--all"], ["show"],
+        ["show", "--only", "behaviors"],
         ["diff"], ["status"], ["audit"], ["branch"], ["tag"], ["op", "log"], ["probe", "list"], ["baseline", "--list"],
         ["baseline", "HEAD~2"], ["fsck"], ["fsck", "--full"], ["reindex"], ["undo"], ["revert", "HEAD", "-m", "back"],
         ["commit", "-m", "less", "--remove", "brief"],
