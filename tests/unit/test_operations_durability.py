@@ -106,10 +106,15 @@ class TestReindex:
         said = [f"licence-{at}" for at in range(6)]
         with rblstore.init(tmp_path / "store") as repo:
             for license in said:
-                repo.commit("said", identity=base, license=license, allow_empty=True)
+                identity = repo.commit("said", identity=base, license=license, allow_empty=True).identity
+            with repo._store.catalog.read() as reader:
+                before = reader.evidence(identity)
+            assert len(before) == len(said)
             assert repo.audit().components[0].license == (said[-1],)
         rblstore.reindex(tmp_path / "store")
         with rblstore.open(tmp_path / "store") as repo:
+            with repo._store.catalog.read() as reader:
+                assert reader.evidence(identity) == before
             assert repo.audit().components[0].license == (said[-1],)
 
     def test_a_damaged_pack_is_passed_over_and_named(self, store: Path) -> None:

@@ -99,6 +99,12 @@ class TestByCommit:
         repo.revert("HEAD")
         assert [name for name, _ in slots(repo)] == ["a", "b", "c"]
 
+    def test_one_in_the_middle_comes_back_behind_the_nearest_that_is_there(self, repo: Any) -> None:
+        repo.commit("without c", remove=["c"])
+        repo.commit("d", behaviors={"d": write_adapter(repo.path.parent / "sources" / "d", seed=4)})
+        repo.revert("HEAD~1")
+        assert [name for name, _ in slots(repo)] == ["a", "b", "c", "d"]
+
     def test_replaced(self, repo: Any, sources: Callable[[str], Path]) -> None:
         before = repo.log()[0].slots
         repo.commit("another a", behaviors={"a": sources("x")}, weights={"a": 0.5})
