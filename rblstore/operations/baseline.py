@@ -92,7 +92,7 @@ def find_baseline(
 
 def record_baseline(
     store: Store,
-    composition: CompositionId,
+    composition: Composition,
     probe_id: ProbeId,
     environment: dict[str, str],
     measured: Iterator[PromptMeasurement],
@@ -102,7 +102,7 @@ def record_baseline(
 
     Args:
         store: The repository.
-        composition: What was measured.
+        composition: What was measured; it is stored too, since a revert measures what it is only about to commit.
         probe_id: Under what.
         environment: Where.
         measured: One measurement a prompt, in the probe's order; each is stored before the next is asked for.
@@ -118,7 +118,7 @@ def record_baseline(
             rows, width = prompt.values.shape
             outputs.append(PromptOutput(prompt.id, (rows, width), added.content))
         record = Baseline(
-            composition,
+            CompositionId(transaction.add_record(composition)),
             probe_id,
             environment,
             "embedding" if kind == "embedding" else "logits",
@@ -161,7 +161,7 @@ def baseline(
     environment = current_environment(model, record)
     found = find_baseline(store, composition_id, probe_id, environment)
     baseline_id, made = found or record_baseline(
-        store, composition_id, probe_id, environment, measure(model, record), author
+        store, composition, probe_id, environment, measure(model, record), author
     )
     return BaselineResult(
         baseline_id,

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from rblstore.divergence.verdict import decide, recovery
 from rblstore.objects.content_records import Identity
-from rblstore.objects.evidence_records import Probe, Verification
+from rblstore.objects.evidence_records import Baseline, Probe, Verification
 from rblstore.objects.history_records import Composition
-from rblstore.objects.ids import CommitId, CompositionId, ProbeId
+from rblstore.objects.ids import BaselineId, CommitId, CompositionId, ProbeId
 from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
 from rblstore.operations.load import laid_out_behaviors, load_composition
 from rblstore.operations.progress import Progress
 from rblstore.operations.stored_models import view_identity
 from rblstore.operations.verify import finite
 from rblstore.repository import Store, utc_now
+
+
+class _Adapted(NamedTuple):
+    """KL and JS of the adapted model's outputs from the reference, and why one of them is None."""
+
+    kl: float | None
+    js: float | None
+    reason: str | None
 
 
 class RevertProof:
@@ -58,25 +66,17 @@ class RevertProof:
             removed: Slots that are taken out.
 
         Raises:
-            ProbeMismatchError: The probe was not made for one of the two.
+            ProbeMismatchError: The probe was not made for the target.
+            NanOutputError: The target's outputs are not numbers.
             CorruptError: Stored bytes are damaged.
         """
         from rblstore.divergence.compare import compare
-        from rblstore.divergence.environment import current_environment
         from rblstore.divergence.measure import measure
 
         store, probe = self._store, self._probe
         model = load_composition(store, head, self._progress)
-        check_fit(store, head, probe, self._probe_name, model)
-        environment = current_environment(model, probe)
-        found = find_baseline(store, target_id, self._probe_id, environment)
-        if found is None:
-            fresh = load_composition(store, target, self._progress)
-            check_fit(store, target, probe, self._probe_name, fresh)
-            found = record_baseline(store, target_id, self._probe_id, environment, measure(fresh, probe), self._author)
-            del fresh
-        baseline_id, baseline = found
-        adapted = compare(references(store, baseline), measure(model, probe), output=baseline.output)
+        baseline_id, baseline = self._reference(model, head, target, target_id)
+        adapted = self._adapted(model, head, baseline)
         model = self._live_revert(model, head, target)
         recovered = compare(references(store, baseline), measure(model, probe), output=baseline.output)
         rf, reason = recovery(
@@ -89,7 +89,7 @@ class RevertProof:
             removed,
             self._probe_id,
             baseline_id,
-            environment,
+            baseline.environment,
             decide(recovered, self._tolerance),
             self._tolerance,
             recovered.bit_equal,
@@ -103,6 +103,38 @@ class RevertProof:
             self._author,
             utc_now(),
         )
+
+    def _reference(
+        self, model: Any, head: Composition, target: Composition, target_id: CompositionId
+    ) -> tuple[BaselineId, Baseline]:
+        """The target's baseline in the environment that its own model is measured in, recorded where there is none."""
+        from rblstore.divergence.environment import current_environment
+        from rblstore.divergence.measure import measure
+
+        store, probe = self._store, self._probe
+        fresh = None if head.identity == target.identity else load_composition(store, target, self._progress)
+        environment = current_environment(model if fresh is None else fresh, probe)
+        found = find_baseline(store, target_id, self._probe_id, environment)
+        if found is not None:
+            return found
+        if fresh is None:
+            fresh = load_composition(store, target, self._progress)
+        check_fit(store, target, probe, self._probe_name, fresh)
+        return record_baseline(store, target, self._probe_id, environment, measure(fresh, probe), self._author)
+
+    def _adapted(self, model: Any, head: Composition, baseline: Baseline) -> _Adapted:
+        """How far the model was from the reference before; what cannot be measured must not keep it from going."""
+        from rblstore.divergence.compare import compare
+        from rblstore.divergence.measure import measure
+        from rblstore.divergence.metrics import NanOutputError
+        from rblstore.divergence.probes import ProbeMismatchError
+
+        try:
+            check_fit(self._store, head, self._probe, self._probe_name, model)
+            found = compare(references(self._store, baseline), measure(model, self._probe), output=baseline.output)
+        except (NanOutputError, ProbeMismatchError) as error:
+            return _Adapted(None, None, error.message)
+        return _Adapted(found.kl, found.js, found.reason)
 
     def _live_revert(self, model: Any, head: Composition, target: Composition) -> Any:
         """The target composition made out of the head's live model: by reference, never by subtraction."""
