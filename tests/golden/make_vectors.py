@@ -13,6 +13,13 @@ import re
 import struct
 from pathlib import Path
 
+from rblstore.checkpoints.checkout_layout import (
+    CheckoutFile,
+    CheckoutManifest,
+    CheckoutSlot,
+    behavior_folder,
+    plan_checkout,
+)
 from rblstore.objects.content_records import (
     Behavior,
     Effect,
@@ -47,6 +54,7 @@ from rblstore.objects.ids import (
     RecordId,
 )
 from rblstore.objects.record import Record
+from rblstore.storage.refs_log import encode_line
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
 AUTHOR = "Ada Lovelace <ada@example.org>"
@@ -202,10 +210,39 @@ def file_block() -> str:
     return "\n".join(lines)
 
 
+def log_block(operation: Operation) -> str:
+    return f"```refs-log\n{encode_line(operation, None).decode()}```"
+
+
+def checkout_block(commit: Record, composition: Composition, identity: Identity, behavior: Behavior) -> str:
+    slots = [(slot.name, slot.weight, behavior) for slot in composition.slots]
+    manifest = CheckoutManifest(
+        "adapters",
+        CommitId(commit.id_of(commit.encode())),
+        CompositionId(composition.id_of(composition.encode())),
+        composition.identity,
+        tuple(
+            CheckoutSlot(slot.name, slot.behavior, slot.weight, behavior_folder(slot.name))
+            for slot in composition.slots
+        ),
+        tuple(
+            CheckoutFile(file.path, file.entry.sha256, file.entry.size)
+            for file in plan_checkout(identity, slots, "adapters")
+        ),
+    )
+    return f"```json\n{manifest.encode().decode()}```"
+
+
 def filled_page(page: str) -> str:
     """The page with every block between its markers made anew."""
-    blocks = {record.KIND: vector_block(record) for record in example_records()}
+    _, identity, behavior, composition, commit, _, operation, *_ = records = example_records()
+    blocks = {record.KIND: vector_block(record) for record in records}
     blocks |= {"tensor-root": root_block(), "contents": file_block()}
+    assert isinstance(operation, Operation)
+    assert isinstance(identity, Identity)
+    assert isinstance(behavior, Behavior)
+    assert isinstance(composition, Composition)
+    blocks |= {"refs-log": log_block(operation), "checkout": checkout_block(commit, composition, identity, behavior)}
 
     def block(match: re.Match[str]) -> str:
         return f"<!-- vector: {match[1]} -->\n\n{blocks.pop(match[1])}\n\n<!-- end -->"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from rblstore.checkpoints.checkout_layout import CheckoutManifest
+from rblstore.configuration import Configuration
 from rblstore.errors import InputError
 from rblstore.objects import limits
 from rblstore.objects.kinds import KINDS, RESERVED, parse_record
+from rblstore.storage.refs_log import parse_log
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "format.md").read_text("utf-8")
@@ -66,6 +71,31 @@ def test_content_examples() -> None:
 def test_the_script_writes_the_page_as_it_is() -> None:
     script = runpy.run_path(str(ROOT / "tests" / "golden" / "make_vectors.py"))
     assert script["filled_page"](PAGE) == PAGE
+
+
+def test_checkout_example_is_one_that_is_read() -> None:
+    found = re.search(r"```json\n(.*?\n)```", section("Checkouts"), re.DOTALL)
+    assert found is not None
+    manifest = CheckoutManifest.parse(found[1].encode())
+    documented = set(
+        re.findall(r"`([a-z0-9_]+)`", "".join(re.findall(r"^\|(.*?)\|", section("Checkouts"), re.MULTILINE)))
+    )
+    assert documented >= set(json.loads(found[1]))
+    commits = [text for text, _ in VECTORS if text.startswith("rblstore/commit/")]
+    assert manifest.commit == hashlib.sha256(commits[0].encode()).hexdigest()
+
+
+def test_log_example_is_one_that_is_read() -> None:
+    found = re.search(r"```refs-log\n(.*?\n)```", PAGE, re.DOTALL)
+    assert found is not None
+    log = parse_log(found[1].encode())
+    assert (len(log.operations), log.torn) == (1, False)
+    assert any(log.operations[0].encode().decode() == text for text, _ in VECTORS)
+
+
+def test_settings_of_the_configuration() -> None:
+    names = re.findall(r"^\| `([a-z.]+)` \|", section("Directory"), re.MULTILINE)
+    assert {name.rsplit(".", 1)[-1] for name in names} == {field.name for field in fields(Configuration)}
 
 
 def test_limits_table_equals_the_code() -> None:
