@@ -115,15 +115,22 @@ class Catalog:
     def read(self) -> Iterator[CatalogReader]:
         """One consistent snapshot; keep it short, since a writer cannot finish while it is open.
 
+        Inside of it the same thread gets the same snapshot again: another connection would wait for a writer that
+        waits for this one.
+
         Raises:
             CatalogBusyError: Another process was finishing a commit for longer than the busy timeout.
         """
+        outer: CatalogReader | None = getattr(self._thread, "reader", None)
+        if outer is not None:
+            yield outer
+            return
         with transaction(self._engine, self._name, write=False) as connection:
-            self._thread.reads = getattr(self._thread, "reads", 0) + 1
+            self._thread.reader = CatalogReader(connection, self._name)
             try:
-                yield CatalogReader(connection, self._name)
+                yield self._thread.reader
             finally:
-                self._thread.reads -= 1
+                self._thread.reader = None
 
     @contextmanager
     def write(self) -> Iterator[CatalogWriter]:
@@ -135,7 +142,7 @@ class Catalog:
         """
         from rblstore.catalog.writer import CatalogWriter  # not for the commands that only look
 
-        if getattr(self._thread, "reads", 0):
+        if getattr(self._thread, "reader", None) is not None:
             # It would wait for itself at COMMIT until the busy timeout is over.
             raise CatalogBusyError("this thread still reads the catalog that it is about to write", object=self._name)
         with transaction(self._engine, self._name, write=True) as connection:

@@ -99,6 +99,17 @@ def test_a_commit_that_a_reader_holds_up_is_busy_and_changes_nothing(catalog: Ca
     assert count(catalog) == 1
 
 
+def test_reading_goes_on_inside_a_snapshot_while_a_writer_waits_for_it(catalog: Catalog, impatient: Catalog) -> None:
+    with impatient.read() as reader, closing(sqlite3.connect(catalog.path, timeout=0, isolation_level=None)) as writer:
+        assert reader.refs() == {}
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute("INSERT INTO refs (name, value) VALUES ('refs/heads/main', 'x')")
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            writer.execute("COMMIT")  # waits for the reader, and lets no new one in
+        with impatient.read() as inner:
+            assert inner.refs() == {}
+
+
 def test_a_thread_does_not_wait_for_itself(catalog: Catalog) -> None:
     with catalog.read():
         with pytest.raises(CatalogBusyError, match="this thread"), catalog.write():
