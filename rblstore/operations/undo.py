@@ -34,7 +34,7 @@ class OperationInfo(Result):
         description: What was done.
         changes: Which refs changed, from what to what.
         undoes: The operation that it reversed, or None.
-        undone: Whether a later operation reversed it.
+        undone: Whether a later operation reversed it, and was not itself reversed.
         author: Who.
         time: RFC 3339.
     """
@@ -75,7 +75,7 @@ def operations(store: Store, limit: int | None = None) -> list[OperationInfo]:
     """The operation log, newest first."""
     with store.catalog.read() as reader:
         found = reader.operations()
-    undone = {operation.undoes for operation in found if operation.undoes is not None}
+    undone = _undone(found)
     return [
         OperationInfo(
             own := operation_id(operation),
@@ -91,8 +91,21 @@ def operations(store: Store, limit: int | None = None) -> list[OperationInfo]:
     ]
 
 
+def _undone(found: list[Operation]) -> set[OperationId]:
+    """Operations that are reversed now: by one that was not itself reversed later.
+
+    Args:
+        found: Every operation, newest first.
+    """
+    undone: set[OperationId] = set()
+    for operation in found:
+        if operation.undoes is not None and operation_id(operation) not in undone:
+            undone.add(operation.undoes)
+    return undone
+
+
 def _latest(found: list[Operation]) -> Operation:
-    undone = {operation.undoes for operation in found if operation.undoes is not None}
+    undone = _undone(found)
     for operation in found:
         # The first operation made HEAD; without it there is no repository.
         if operation.undoes is None and operation.sequence > 1 and operation_id(operation) not in undone:

@@ -422,6 +422,8 @@ class TestUndo:
         done = repo.undo()
         repo.undo(done.operation[:8])
         assert repo.head == head
+        assert [one.undone for one in repo.operations()] == [False, True, False, False, False, False]
+        assert repo.undo().description == done.description  # it holds again, so it is the latest
 
     def test_after_a_new_commit_the_latest_goes(self, repo: Any, sources: Callable[[str], Path]) -> None:
         repo.undo()
