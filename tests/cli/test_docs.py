@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 import shlex
 from dataclasses import fields
@@ -12,7 +14,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import rblstore
 from rblstore import errors
+from rblstore.cli import failure
 from rblstore.cli.main import rbl
 from rblstore.cli.registry import SUMMARIES
 from rblstore.cli.verb import Verb
@@ -153,3 +157,20 @@ def test_every_key_of_every_document_is_documented() -> None:
             if field.name == "verification_id":  # its document has it as `verification`, as that of `rbl verify`
                 continue
             assert f"`{field.name}`" in row.group(1), f"docs/json.md: rbl {name} says nothing of {field.name!r}"
+
+
+def test_the_codes_of_failures_are_those_of_the_errors() -> None:
+    for module in pkgutil.walk_packages(rblstore.__path__, "rblstore."):
+        if not module.name.startswith("rblstore.migrations") and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    exits: dict[str, int] = {code: 1 for code, *_ in failure._SYSTEM.values()} | {"system_error": 1, "interrupted": 130}
+    families = [errors.RblError]
+    while families:
+        family = families.pop()
+        exits[family.code] = family.exit_code
+        families += family.__subclasses__()
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", JSON.partition("## Parts")[0], re.MULTILINE)
+    assert rows
+    for number, row in rows:
+        for code in re.findall(r"`([a-z_]+)`", row):
+            assert exits.get(code) == int(number), f"docs/json.md: {code} does not exit {number}"
