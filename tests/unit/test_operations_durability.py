@@ -306,7 +306,7 @@ class TestDamage:
     def test_every_flipped_byte_of_every_pack_is_found(self, store: Path) -> None:
         for path in [*packs_of(store, "C")[:2], *packs_of(store, "R")[:2]]:
             whole = path.read_bytes()
-            for at in range(0, len(whole), max(1, len(whole) // 12)):
+            for at in range(0, len(whole), max(1, len(whole) // 6)):
                 flip(path, at)
                 with rblstore.open(store) as repo:
                     assert not repo.fsck(full=True).ok, (path.stem, at)
