@@ -1,8 +1,8 @@
 """Whether an adapter was trained on the identity it is being committed on, as far as its files can tell.
 
-An adapter's tensors do not say what they were trained on; its configuration names a base. The name is evidence where it
-leads
-to tensors (a directory on this machine) or to another identity of this repository; elsewhere it decides nothing.
+An adapter's tensors do not say what they were trained on; its configuration names a base. The name is evidence where
+it leads to a checkpoint that holds some of the tensors in question (a directory on this machine) or to another identity
+of this repository; elsewhere it decides nothing.
 """
 
 from __future__ import annotations
@@ -56,11 +56,14 @@ def check_named_base(
     candidates = [Path(named), directory.absolute().parent / last]
     for candidate in candidates:
         try:
-            if not candidate.is_dir():
+            # Adapters come from anywhere: a name like "/" must not make us walk through a file system.
+            if not (candidate / "config.json").is_file():
                 continue
             differing = _differing(candidate, grounds)
         except (OSError, RblError):
             # The name is only a hint: a folder of that name that is no checkpoint says nothing.
+            continue
+        if differing is None:
             continue
         if differing:
             raise WrongBaseError(
@@ -90,7 +93,8 @@ def _spans(directory: Path) -> Iterator[tuple[int, int, TensorSpan]]:
             os.close(descriptor)
 
 
-def _differing(directory: Path, grounds: list[Ground]) -> list[str]:
+def _differing(directory: Path, grounds: list[Ground]) -> list[str] | None:
+    """Names of the ground that a checkpoint lacks or has otherwise; None where it has nothing to compare."""
     wanted = {ground.target: ground for ground in grounds}
     differing = []
     for descriptor, start, span in _spans(directory):
@@ -107,7 +111,7 @@ def _differing(directory: Path, grounds: list[Ground]) -> list[str]:
             at += len(data)
         if digest.hexdigest() != ground.content:
             differing.append(span.name)
-    return sorted([*differing, *wanted])
+    return None if wanted and len(wanted) == len(grounds) else sorted([*differing, *wanted])
 
 
 def _names_other_identity(store: Store, named: str, identity: IdentityView) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from rblstore.errors import NotFoundError, NothingChangedError, UsageError
+from rblstore.checkpoints.composition_ground import WrongBaseError
+from rblstore.errors import ConflictError, NotFoundError, NothingChangedError, UsageError
 from rblstore.objects import limits
 from rblstore.objects.content_records import Identity
 from rblstore.objects.fields import check_text
@@ -32,6 +35,12 @@ class NoSuchBehaviorError(NotFoundError):
     """The composition has no slot of that name."""
 
     code = "no_such_behavior"
+
+
+class SlotExistsError(ConflictError):
+    """Two behaviors' names are one where case is folded."""
+
+    code = "slot_exists"
 
 
 @dataclass(frozen=True)
@@ -110,6 +119,9 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
             )
         kept = [] if before is None else members(store, before)
         found, slots = _slots(request, importer, before, kept, view)
+        if sources.identity is not None:
+            staying = {member.name for member in kept} - set(request.behaviors or {})
+            _refuse_left_behind(view, found, staying)
         check_members(view, found, kept, unloadable=request.unloadable)
         composition = Composition(identity_id, slots)
         composition_id = CompositionId(transaction.add_record(composition))
@@ -157,10 +169,40 @@ def _check_request(request: CommitRequest) -> None:
         check_name(name, "behavior")
         if name in request.remove:
             raise UsageError(f"the behavior {name!r} is both removed and committed", object=name)
+    for name, weight in (request.weights or {}).items():
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not abs(weight) < math.inf:
+            raise UsageError(f"the weight {weight!r} of {name!r} is not a finite number", object=name)
     if (request.license or request.meta) and request.identity is None and not request.behaviors:
         raise UsageError(
             "a licence or metadata is said about what is imported, and nothing is",
             hint="Give it together with --identity or --behavior.",
+        )
+
+
+def _refuse_left_behind(view: IdentityView, found: list[Member], staying: Set[str]) -> None:
+    """Names every behavior that stays although the new identity is not what it stands on, and not only the first.
+
+    Raises:
+        WrongBaseError: There are some.
+    """
+    refused: list[str] = []
+    causes: list[str] = []
+    while True:
+        standing = [member for member in found if member.name not in refused]
+        try:
+            check_members(view, standing, unloadable=True)
+        except WrongBaseError as error:
+            if error.object is None or error.object not in staying:
+                raise
+            refused.append(error.object)
+            causes.append(error.message)
+        else:
+            break
+    if refused:
+        raise WrongBaseError(
+            "; ".join(causes),
+            object=refused[0],
+            hint="Take them out in the same commit: " + " ".join(f"--remove {name}" for name in refused),
         )
 
 
@@ -189,6 +231,14 @@ def _slots(
                     object=name,
                     hint=f"It has: {', '.join(old) or 'none'}.",
                 )
+    spelled: dict[str, str] = {}
+    for name in order:
+        if (other := spelled.setdefault(name.casefold(), name)) != name:
+            raise SlotExistsError(
+                f"{name!r} and {other!r} differ only in case, and their folders could not both exist everywhere",
+                object=name,
+                hint="Choose another name.",
+            )
     found: list[Member] = []
     slots: list[Slot] = []
     for name in order:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from rblstore.checkpoints.checkout_layout import (
 from rblstore.checkpoints.composition_ground import logical_state, shown
 from rblstore.checkpoints.source_directory import (
     BadDirectoryError,
+    LeftOut,
     SourceDirectory,
     SourceFile,
     read_exact,
@@ -37,13 +39,14 @@ from rblstore.objects.paths import check_paths
 from rblstore.operations.adapter_base import check_named_base
 from rblstore.operations.claims import card_claims, said_claims, state
 from rblstore.operations.progress import Meter, Progress
-from rblstore.operations.store_files import StoredFiles, store_files
+from rblstore.operations.store_files import StoredFiles, changed_meanwhile, store_files
 from rblstore.operations.stored_models import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     INDEX,
     IdentityView,
     Member,
+    file_named,
     logical,
 )
 from rblstore.repository import Store
@@ -158,16 +161,28 @@ def _without_checkout_parts(source: SourceDirectory) -> SourceDirectory:
     """A checkout's own files are not part of the model that was checked out."""
     if not any(file.path == MANIFEST_FILE for file in source.files):
         return source
-    own = (MANIFEST_FILE, f"{BEHAVIORS_FOLDER}/")
-    return replace(source, files=tuple(file for file in source.files if not file.path.startswith(own)))
+    kept = tuple(file for file in source.files if file.path.split("/")[0] not in (MANIFEST_FILE, BEHAVIORS_FOLDER))
+    left_out = source.left_out
+    if len(kept) < len(source.files) - 1:
+        left_out += (LeftOut(BEHAVIORS_FOLDER, "the checkout's behaviors, which are no part of its identity"),)
+    return replace(source, files=kept, left_out=left_out)
 
 
-def _read_whole(file: SourceFile) -> bytes:
+def _read_as_stored(file: SourceFile, files: StoredFiles) -> bytes:
+    """A small file's bytes, once more.
+
+    Raises:
+        SourceChangedError: They are not those that were stored.
+    """
     descriptor = file.open()
     try:
-        return read_exact(descriptor, 0, min(file.size, limits.RECORD_BYTES))
+        data = read_exact(descriptor, 0, min(file.size, limits.RECORD_BYTES))
     finally:
         os.close(descriptor)
+    stored = file_named(files.entries, file.path)
+    if stored is None or (stored.size <= len(data) and hashlib.sha256(data).hexdigest() != stored.sha256):
+        raise changed_meanwhile(file.root / file.path)
+    return data
 
 
 class Importer:
@@ -221,7 +236,7 @@ class Importer:
         refuse_reserved_paths(file.path for file in source.files)
         files = self._store_files(source, "")
         index = next((file for file in source.files if file.path == INDEX), None)
-        tensors = logical(files.manifests, None if index is None else _read_whole(index))
+        tensors = logical(files.manifests, None if index is None else _read_as_stored(index, files))
         if not tensors:
             raise BadDirectoryError(
                 f"{source.path} holds no tensors", object=str(source.path), hint="Give a directory with safetensors."
@@ -258,8 +273,8 @@ class Importer:
                     hint="Give the directory that save_pretrained of a PeftModel wrote.",
                 )
         check_paths(f"{behavior_folder(name)}/{path}" for path in paths)
-        config = parse_adapter_config(_read_whole(paths[ADAPTER_CONFIG]))
         files = self._store_files(source, f"{name}: ")
+        config = parse_adapter_config(_read_as_stored(paths[ADAPTER_CONFIG], files))
         tensors = {entry.name: entry.tensor for entry in files.manifests[ADAPTER_WEIGHTS].tensors}
         beneath = logical_state(view.tensors, view.files, [(member.name, member.behavior) for member in below])
         effects, ground = adapter_effects(config, tensors, beneath.tensors, beneath.files)

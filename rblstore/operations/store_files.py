@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from rblstore.checkpoints.not_a_number import NanCounter
 from rblstore.checkpoints.safetensors_header import SafetensorsHeader, read_header
@@ -78,6 +79,15 @@ def _stamp(descriptor: int) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def changed_meanwhile(path: Path) -> SourceChangedError:
+    """What is raised where a file that was read is no longer what it was."""
+    return SourceChangedError(
+        f"{path} was written to while it was read",
+        object=str(path),
+        hint="Run the command again once nothing writes to it.",
+    )
+
+
 def store_files(transaction: Transaction, source: SourceDirectory, meter: Meter) -> StoredFiles:
     """Stores every file of a directory: safetensors tensor by tensor, anything else whole.
 
@@ -106,11 +116,7 @@ def store_files(transaction: Transaction, source: SourceDirectory, meter: Meter)
                 added = transaction.add_content(reader.chunks(0, before[0]))
                 entry = FileEntry(file.path, added.content, before[0])
             if _stamp(descriptor) != before:
-                raise SourceChangedError(
-                    f"{source.path / file.path} was written to while it was read",
-                    object=str(source.path / file.path),
-                    hint="Run the command again once nothing writes to it.",
-                )
+                raise changed_meanwhile(source.path / file.path)
         finally:
             os.close(descriptor)
         entries.append(entry)
