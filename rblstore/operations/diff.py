@@ -125,6 +125,7 @@ def diff(store: Store, a: str, b: str = "HEAD") -> DiffResult:
     slots = slot_changes(before, after)
     acting: dict[str, list[str]] = {}
     values: dict[str, list[ContentId | None]] = {}
+    added: set[str] = set()
     for change in slots:
         for side, slot in enumerate((change.before, change.after)):
             if slot is None:
@@ -133,13 +134,20 @@ def diff(store: Store, a: str, b: str = "HEAD") -> DiffResult:
                 if effect.on == "tensor":
                     names = acting.setdefault(effect.target, [])
                     names += [change.name] if change.name not in names else []
+                    if effect.action == "adds":
+                        added.add(effect.target)
                     if effect.value is not None:
                         values.setdefault(effect.target, [None, None])[side] = effect.value.content
     tensors, files = _identity_changes(store, before.identity, after.identity)
     for target, names in acting.items():
         left, right = values.get(target, [None, None])
         known = tensors.get(target)
-        kind = "modified" if target not in values else "replaced" if known is None else known.change
+        if known is not None:
+            kind = known.change
+        elif target in added:
+            kind = _kind(left, right)
+        else:
+            kind = "replaced" if target in values else "modified"
         tensors[target] = TensorChange(
             target,
             kind,

@@ -22,7 +22,7 @@ from rblstore.objects.ids import ProbeId, RecordId
 from rblstore.objects.paths import check_name
 from rblstore.operations.result import Result
 from rblstore.operations.stored_models import file_named
-from rblstore.operations.switch import RefExistsError
+from rblstore.operations.switch import RefExistsError, refuse_clash
 from rblstore.repository import PROBES, Store
 from rblstore.revisions import resolve
 
@@ -113,6 +113,7 @@ def add_probe(
         raise RefExistsError(
             f"the probe {name!r} exists, and probes do not change", object=name, hint="Choose another name."
         )
+    refuse_clash(store, ref, PROBES, "probe")
     raw = _raw_prompts(prompts)
     commit = store.record(resolve(store, revision).commit, Commit)
     identity = store.record(store.record(commit.composition, Composition).identity, Identity)

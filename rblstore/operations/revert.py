@@ -247,7 +247,7 @@ def revert(store: Store, request: RevertRequest, progress: Progress | None = Non
         StandsOnError: Another behavior stands on what would be taken out.
         VerificationDivergedError: The outputs differ from the reference; no ref moved, the evidence is stored.
         BadToleranceError: The tolerance is not a finite number of at least 0.
-        UnverifiedError: ``require_verified`` without a probe.
+        UnverifiedError: ``require_verified``, and there is no default probe and none is named.
         NothingChangedError: The commit changed nothing.
     """
     check_tolerance(request.tolerance)
@@ -273,8 +273,10 @@ def revert(store: Store, request: RevertRequest, progress: Progress | None = Non
     probe = find_probe(store, request.probe) if request.verify else None
     if probe is None and request.require_verified:
         raise UnverifiedError(
-            "the revert cannot be verified: there is no probe" if request.verify else "--no-verify verifies nothing",
-            hint="Make one: rbl probe add NAME --prompts FILE",
+            "the revert cannot be verified: no probe is named, and none is the default"
+            if request.verify
+            else "--no-verify verifies nothing",
+            hint="Name one with --probe, or make one: rbl probe add NAME --prompts FILE",
         )
     evidence: Verification | None = None
     if probe is not None:
