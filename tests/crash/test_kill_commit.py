@@ -126,7 +126,8 @@ def killed(mode: str, store: Path, folder: Path, moment: random.Random, pace: fl
         # Before a commit the worker writes what it will commit, and says so.
         lead = {"small": moment.choice((1, 3, 5)), "large": 1, "checkout": moment.choice((0, 1))}[mode]
         heard += pipe.lines(PATIENCE_SECONDS, lead)
-        heard += pipe.lines(moment.uniform(0.0, 1.5 * pace))
+        # The first round of a process takes longer than those of one that has everything imported.
+        heard += pipe.lines(moment.uniform(0.0, (3.0 if mode == "large" else 1.5) * pace))
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE_SECONDS)
         heard += pipe.rest()
