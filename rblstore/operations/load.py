@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest, PlannedFile, behavior_folder
+from rblstore.checkpoints.checkout_layout import PlannedFile, behavior_folder
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
-from rblstore.errors import InputError
-from rblstore.objects import limits
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.operations.checkout import plan
+from rblstore.operations.checkout_manifest import check_weights, read_manifest
 from rblstore.operations.progress import Meter, Progress
 from rblstore.repository import Store
 from rblstore.revisions import resolve
@@ -104,22 +103,13 @@ def load_checkout(directory: Path, **options: Any) -> Any:
         options: As for :func:`load_composition`.
 
     Raises:
-        InputError: The directory is no checkout, or its ``rbl-composition.json`` is malformed.
+        InputError: The directory is no checkout, or a file of it breaks its format.
     """
     from rblstore.checkpoints.loading import AttachSpec, load_directory
     from rblstore.divergence.alignment import aligned
 
-    path = directory / MANIFEST_FILE
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(limits.RECORD_BYTES + 1)
-    except OSError as error:
-        raise InputError(
-            f"{directory} is not a checkout: {MANIFEST_FILE} cannot be read ({error.strerror})",
-            object=str(directory),
-            hint="Make one with: rbl checkout REV DIR",
-        ) from error
-    manifest = CheckoutManifest.parse(data)
+    manifest = read_manifest(directory)
+    check_weights(directory)
     specs = [
         AttachSpec(slot.name, directory / slot.path, slot.weight) for slot in manifest.slots if slot.path is not None
     ]

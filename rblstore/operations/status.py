@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rblstore.errors import InputError
-from rblstore.objects import limits
 from rblstore.objects.history_records import Slot
 from rblstore.objects.ids import CommitId, CompositionId, IdentityId
 from rblstore.operations.result import Result
@@ -81,19 +79,10 @@ def checkout_status(store: Store, directory: Path) -> CheckoutStatus:
     Raises:
         InputError: The directory is no checkout.
     """
-    from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
     from rblstore.checkpoints.checkout_writer import compare_directory
+    from rblstore.operations.checkout_manifest import read_manifest
 
-    try:
-        with (directory / MANIFEST_FILE).open("rb") as stream:
-            data = stream.read(limits.RECORD_BYTES + 1)
-    except OSError as error:
-        raise InputError(
-            f"{directory} is not a checkout: {MANIFEST_FILE} cannot be read ({error.strerror})",
-            object=str(directory),
-            hint="Make one with: rbl checkout REV DIR",
-        ) from error
-    manifest = CheckoutManifest.parse(data)
+    manifest = read_manifest(directory)
     differences = tuple(compare_directory(directory, manifest))
     with store.catalog.read() as reader:
         known = reader.commit(manifest.commit) is not None
