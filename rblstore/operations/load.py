@@ -84,6 +84,8 @@ def load_composition(store: Store, composition: Composition, progress: Progress 
     from rblstore.divergence.alignment import aligned
 
     with laid_out(store, composition, progress) as (directory, slots):
+        # Somebody else may have made this repository: its headers are no safer than a download's.
+        check_weights(directory)
         model = load_directory(directory, [AttachSpec(*slot) for slot in slots], **options)
         return aligned(model)
 

@@ -22,7 +22,8 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def _twice(weights: Path) -> None:
-    header = (
+    entry = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+    header = b"{" + entry + b"," + entry + b"}"
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     )
     weights.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
