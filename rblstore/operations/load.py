@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from rblstore.objects.history_records import Commit, Composition
 from rblstore.operations.checkout import plan
 from rblstore.operations.checkout_manifest import check_weights, read_manifest
 from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.scratch import scratch
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
@@ -52,8 +52,8 @@ def laid_out_behaviors(store: Store, composition: Composition) -> Iterator[tuple
 def _written(
     store: Store, composition: Composition, planned: Sequence[PlannedFile], progress: Progress | None
 ) -> Iterator[tuple[Path, Slots]]:
-    with tempfile.TemporaryDirectory(prefix="rbl-load-", dir=store.folder / "tmp") as folder:
-        directory = Path(folder) / "model"
+    with scratch(store, "load") as folder:
+        directory = folder / "model"
         meter = Meter(progress, sum(file.entry.size for file in planned))
         with DirectoryWriter(directory) as writer:
             for file in planned:

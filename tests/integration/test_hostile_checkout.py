@@ -24,8 +24,6 @@ def checkout(tmp_path: Path) -> Path:
 def _twice(weights: Path) -> None:
     entry = b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     header = b"{" + entry + b"," + entry + b"}"
-        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
-    )
     weights.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
 
 
