@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -27,9 +27,11 @@ from rblstore.checkpoints.model_class import (
     read_config,
 )
 from rblstore.checkpoints.quiet import quiet
+from rblstore.errors import RblError
 
 __all__ = [
     "AttachSpec",
+    "DeviceError",
     "LoadMismatchError",
     "ModelForm",
     "UnattachableError",
@@ -39,6 +41,12 @@ __all__ = [
 ]
 
 _LABELLED_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
+
+
+class DeviceError(RblError):
+    """A device that is not there, or has no room for the model."""
+
+    code: ClassVar[str] = "no_device"
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ def load_directory(
     Raises:
         UnloadableModelError: No class of transformers' own fits, or the config reaches outside the directory.
         LoadMismatchError: Weights are missing, left over or of another shape.
+        DeviceError: The model cannot be put on the device.
         UnattachableError: An adapter cannot be attached.
     """
     model = _load_plain(
@@ -167,7 +176,10 @@ def _load_plain(
             f"{directory.name} cannot be loaded as {form.name}: {error}", object=str(directory)
         ) from error
     _check_report(directory.name, kind, report, switched=form.switched)
-    return model.to(device)
+    try:
+        return model.to(device)
+    except LIBRARY_ERRORS as error:
+        raise DeviceError(f"the model cannot be put on {device!r}: {error}", object=device) from error
 
 
 def _dtype_argument() -> str:

@@ -6,7 +6,6 @@ behavior acts on comes from the store as it is, and the stored layout of files a
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import CommitId, CompositionId
 from rblstore.operations.checkout import metered, write_manifest
 from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import (
     ADAPTER_WEIGHTS,
     INDEX,
@@ -83,12 +83,12 @@ def write_merged(
                 object=member.name,
                 hint="Check out the 'adapters' form.",
             )
-    with DirectoryWriter(target) as writer, tempfile.TemporaryDirectory(dir=store.folder / "tmp") as scratch:
+    with DirectoryWriter(target) as writer, scratch(store, "merge") as folder:
         writer.require_space(sum(entry.size for entry in identity.files))
         if all(member.config is not None and can_merge_plain(member.config, member.behavior) for member in found):
             weights = _Weights(_plain(store, found, view))
         else:
-            weights = _by_peft(store, composition, found, view, Path(scratch))
+            weights = _by_peft(store, composition, found, view, folder)
         files = _write_files(store, identity, weights, writer, progress)
         slots = tuple(CheckoutSlot(slot.name, slot.behavior, slot.weight, None) for slot in composition.slots)
         manifest = CheckoutManifest("merged", commit_id, composition_id, composition.identity, slots, files)
@@ -199,9 +199,7 @@ def _plain(store: Store, found: list[Member], view: IdentityView) -> dict[str, M
     return {name: merged(name) for name in updates}
 
 
-def _by_peft(
-    store: Store, composition: Composition, found: list[Member], view: IdentityView, scratch: Path
-) -> _Weights:
+def _by_peft(store: Store, composition: Composition, found: list[Member], view: IdentityView, folder: Path) -> _Weights:
     """Merges through peft in fp32 and casts once, tensor by tensor, to the stored element type."""
     import torch
 
@@ -216,8 +214,8 @@ def _by_peft(
         dtypes = {tensor.dtype for tensor in view.tensors.values() if tensor.dtype in ("BF16", "F16", "F32", "F64")}
         if len(dtypes) == 1:
             model.to(getattr(torch, DTYPES[dtypes.pop()]))
-        save_model(model, scratch)
-        return _Weights({}, scratch)
+        save_model(model, folder)
+        return _Weights({}, folder)
     binding = bind(model, view.tensors)
 
     def merged(name: str) -> Merged:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import filecmp
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from rblstore.objects.paths import check_paths
 from rblstore.operations.adapter_base import check_named_base
 from rblstore.operations.claims import card_claims, said_claims, state
 from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.scratch import scratch
 from rblstore.operations.store_files import StoredFiles, changed_meanwhile, store_files
 from rblstore.operations.stored_models import (
     ADAPTER_CONFIG,
@@ -128,9 +128,7 @@ class Sources:
             return _without_checkout_parts(scan_directory(Path(source), include_opaque=request.include_opaque))
         from rblstore.checkpoints.saving import save_source
 
-        folder = Path(
-            self._stack.enter_context(tempfile.TemporaryDirectory(prefix="rbl-save-", dir=self._store.folder / "tmp"))
-        )
+        folder = self._stack.enter_context(scratch(self._store, "save"))
         several = len(getattr(source, "peft_config", ())) > 1
         save_source(source, folder, identity=slot is None, adapter_name=slot if several else None)
         return scan_directory(folder if slot is None else self._as_stored(folder, slot))

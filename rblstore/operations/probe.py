@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from rblstore.objects.history_records import SYMBOLIC, Commit, Composition
 from rblstore.objects.ids import ProbeId, RecordId
 from rblstore.objects.paths import check_name
 from rblstore.operations.result import Result
+from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import file_named
 from rblstore.operations.switch import RefExistsError, refuse_clash
 from rblstore.repository import PROBES, Store
@@ -157,12 +157,12 @@ def _encoder(store: Store, identity: Identity) -> Callable[[str], Sequence[int]]
     from rblstore.checkpoints.tokenizing import load_tokenizer
 
     entries = [entry for entry in identity.files if entry.path in TOKENIZER_FILES or entry.path == "config.json"]
-    with tempfile.TemporaryDirectory(prefix="rbl-tokenizer-", dir=store.folder / "tmp") as folder:
+    with scratch(store, "tokenizer") as folder:
         for entry in entries:
-            with (Path(folder) / entry.path).open("wb") as stream:
+            with (folder / entry.path).open("wb") as stream:
                 for chunk in store.file(entry):
                     stream.write(chunk)
-        return load_tokenizer(Path(folder))
+        return load_tokenizer(folder)
 
 
 def _baseline_size(store: Store, identity: Identity, probe: Probe) -> int | None:

@@ -378,3 +378,11 @@ def test_tokenizers_that_cannot_be_loaded(tmp_path: Path) -> None:
     (directory / "tokenizer.json").write_text("{}")
     with pytest.raises(UnusableTokenizerError):
         load_tokenizer(directory)
+
+
+@pytest.mark.parametrize("device", ["cuda", "nonsense"])
+def test_a_device_that_is_not_there(base: Path, device: str) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(RblError, match=f"cannot be put on '{device}'"):
+        load_directory(base, device=device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from tiny_checkpoints import WIDTH, base_tensors, values, write_adapter, write_base, write_safetensors
 
 import rblstore
+from rblstore.operations.scratch import scratch
 
 
 @pytest.fixture
@@ -127,3 +130,25 @@ def test_several_probes_and_no_default_are_said_to_be_so(repo: Any) -> None:
         repo.add_probe(name, [{"id": name, "tokens": [1, 2]}])
     with pytest.raises(rblstore.RblError, match="no probe is named, and none is the default"):
         repo.revert(behavior="a", require_verified=True)
+
+
+@pytest.mark.parametrize(("number", "message"), [(errno.EROFS, None), (errno.ENOSPC, "no temporary folder")])
+def test_what_only_reads_works_where_the_repository_cannot_be_written(
+    repo: Any, monkeypatch: Any, number: int, message: str | None
+) -> None:
+    class Refusing(tempfile.TemporaryDirectory):  # type: ignore[type-arg]
+        def __init__(self, *, prefix: str, dir: Path | None = None) -> None:
+            if dir is not None:
+                raise OSError(number, "refused")
+            super().__init__(prefix=prefix)
+
+    store = repo._store
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", Refusing)
+    if message is None:
+        with scratch(store, "test") as folder:
+            assert folder.is_dir()
+            assert store.folder not in folder.parents
+        assert not folder.exists()
+    else:
+        with pytest.raises(rblstore.RblError, match=message), scratch(store, "test"):
+            pytest.fail("a folder was made")
