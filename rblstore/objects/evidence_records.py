@@ -290,7 +290,8 @@ class Verification(Record):
     """Evidence: a comparison of a composition's outputs with a baseline, and its verdict.
 
     Attributes:
-        commit: The commit vouched for, or None where it was not made (a diverged revert).
+        commit: The commit vouched for, or None: a diverged revert makes none, and a comparison with another composition
+            vouches for none.
         composition: What was measured.
         adapted: The composition before the revert, or None where nothing was reverted.
         removed: Names of the slots that were taken out of the live model.

@@ -81,7 +81,8 @@ def verify(
         store: The repository.
         revision: Which commit to measure.
         probe: The probe's name; None for the default one.
-        against: The commit whose baseline is the reference; None for the same commit's.
+        against: The commit whose baseline is the reference; None for the same commit's. Evidence against another
+            composition is about this commit's composition alone.
         tolerance: KL and JS (nats) below which the verdict is within tolerance.
         author: Who.
         progress: Is told bytes read.
@@ -119,7 +120,8 @@ def verify(
         references(store, baseline_record), measure(model, probe_record), output=baseline_record.output
     )
     record = Verification(
-        commit,
+        # Near to another commit, or far from it: neither is a verdict on this one, and the log must not show it as one.
+        commit if reference_id == composition_id else None,
         composition_id,
         None,
         (),

@@ -242,10 +242,13 @@ class TestVerify:
             repo.verify("HEAD", against="HEAD~3")
         error: Any = caught.value
         assert error.verification.kl > 0
-        assert error.verification.commit == repo.head
+        assert error.verification.commit is None
         assert repo.operations() == operations
-        assert [one.verdict for one in repo.log()[0].verifications] == ["diverged"]
         assert repo.verify("HEAD", against="HEAD~3", tolerance=1e9).record.verdict == "within_tolerance"
+        composition = repo.log()[0].composition
+        assert error.verification.composition == composition
+        assert [one.verdict for one in repo.show(composition).verifications] == ["diverged", "within_tolerance"]
+        assert repo.log()[0].verifications == ()  # the commit itself was not put to the test
 
     def test_drift_between_environments_is_shown_apart(self, probed: Story) -> None:
         repo = probed.repo
