@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from rblstore.checkpoints.adapter_config import AdapterConfig
 from rblstore.checkpoints.composition_ground import WrongBaseError, shown
+from rblstore.checkpoints.merging import MERGEABLE, read_floats, write_floats
 from rblstore.checkpoints.safetensors_header import TensorSpan, read_header
 from rblstore.checkpoints.source_directory import read_exact, scan_directory
 from rblstore.errors import RblError
 from rblstore.objects.content_records import Behavior, Ground, Identity
+from rblstore.objects.dtypes import BITS
 from rblstore.objects.ids import RecordId
 from rblstore.operations.claims import claims_about
-from rblstore.operations.stored_models import IdentityView
+from rblstore.operations.stored_models import view_identity
 from rblstore.repository import Store
 
 _CHUNK = 1 << 20
@@ -33,7 +35,6 @@ def check_named_base(
     config: AdapterConfig,
     directory: Path,
     behavior: Behavior,
-    identity: IdentityView,
 ) -> None:
     """Refuses an adapter whose configuration leads to a base with other tensors.
 
@@ -43,7 +44,6 @@ def check_named_base(
         config: The adapter's configuration.
         directory: Where the adapter lies.
         behavior: The adapter as it would be bound.
-        identity: What it would be bound to.
 
     Raises:
         WrongBaseError: The named base has other tensors where this adapter acts.
@@ -72,9 +72,13 @@ def check_named_base(
                 hint="Commit it on a branch that holds that base (rbl switch --orphan), or bind it here with --rebind.",
             )
         return
-    if _names_other_identity(store, last, identity):
+    found = [_differing_stored(store, other, grounds) for other in _identities_called(store, last)]
+    contradicting = [differing for differing in found if differing]
+    # Several identities may go by one name: one that agrees is enough.
+    if contradicting and [] not in found:
         raise WrongBaseError(
-            f"{name!r} was made for {named!r}, which is another identity of this repository",
+            f"{name!r} was made for {named!r}, another identity of this repository, whose tensors differ from this "
+            f"one's: {shown(contradicting[0])}",
             object=name,
             hint="Commit it on that identity's branch, or bind it here with --rebind.",
         )
@@ -101,28 +105,57 @@ def _differing(directory: Path, grounds: list[Ground]) -> list[str] | None:
         ground = wanted.pop(span.name, None)
         if ground is None:
             continue
-        if (span.dtype, span.shape) != (ground.dtype, ground.shape):
-            differing.append(span.name)
-            continue
-        digest = hashlib.sha256()
-        at, end = start + span.begin, start + span.end
-        while at < end:
-            digest.update(data := read_exact(descriptor, at, min(_CHUNK, end - at)))
-            at += len(data)
-        if digest.hexdigest() != ground.content:
+        chunks = _chunks(descriptor, start + span.begin, start + span.end)
+        if not _agrees(ground, span.dtype, span.shape, chunks):
             differing.append(span.name)
     return None if wanted and len(wanted) == len(grounds) else sorted([*differing, *wanted])
 
 
-def _names_other_identity(store: Store, named: str, identity: IdentityView) -> bool:
+def _differing_stored(store: Store, other: Identity, grounds: list[Ground]) -> list[str] | None:
+    """The same, of an identity of this repository."""
+    tensors = view_identity(store, other).tensors
+    missing = [ground.target for ground in grounds if ground.target not in tensors]
+    if len(missing) == len(grounds):
+        return None
+    differing = []
+    for ground in grounds:
+        stored = tensors.get(ground.target)
+        if stored is None or stored.content == ground.content:
+            continue
+        if stored.dtype == ground.dtype or not _agrees(
+            ground, stored.dtype, stored.shape, store.content(stored.content)
+        ):
+            differing.append(ground.target)
+    return sorted([*differing, *missing])
+
+
+def _chunks(descriptor: int, at: int, end: int) -> Iterator[bytes]:
+    while at < end:
+        yield (data := read_exact(descriptor, at, min(_CHUNK, end - at)))
+        at += len(data)
+
+
+def _agrees(ground: Ground, dtype: str, shape: tuple[int, ...], chunks: Iterable[bytes | memoryview]) -> bool:
+    """Whether a tensor is the ground, or the same values in another floating-point type: a cast is no other base."""
+    if shape != ground.shape:
+        return False
+    cast = dtype != ground.dtype
+    if cast and not {dtype, ground.dtype} <= set(MERGEABLE):
+        return False
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        if cast and ground.dtype is not None:
+            values = read_floats(bytes(chunk), dtype, (len(chunk) * 8 // BITS[dtype],))
+            digest.update(write_floats(values, ground.dtype))
+        else:
+            digest.update(chunk)
+    return digest.hexdigest() == ground.content
+
+
+def _identities_called(store: Store, named: str) -> Iterator[Identity]:
     with store.catalog.read() as reader:
         identities = [record_id for record_id, _ in reader.records("identity")]
-    others = False
     for identity_id in identities:
         names = {Path(claim.value).name for claim in claims_about(store, RecordId(identity_id)).get("name", ())}
         if named in names:
-            files = {entry.path: entry.sha256 for entry in store.record(identity_id, Identity).files}
-            if files == dict(identity.files):
-                return False
-            others = True
-    return others
+            yield store.record(identity_id, Identity)
