@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis_tiers import law
 
 from rblstore.catalog.database import Catalog
 from rblstore.catalog.operation_log import next_operation
@@ -128,4 +128,4 @@ class RefsAndOperations(RuleBasedStateMachine):
 
 
 TestRefsAndOperations = RefsAndOperations.TestCase
-TestRefsAndOperations.settings = settings(max_examples=12, stateful_step_count=15)
+TestRefsAndOperations.settings = law(12, stateful_step_count=15)

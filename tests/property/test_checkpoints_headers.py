@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis_tiers import law
 
 from rblstore.checkpoints.checkout_layout import CheckoutManifest
 from rblstore.checkpoints.model_card import claims_from_files
@@ -15,7 +16,7 @@ from rblstore.checkpoints.safetensors_header import SafetensorsHeader, encode_he
 from rblstore.errors import RblError
 from rblstore.objects.dtypes import BITS, span_bytes
 
-steady = settings(max_examples=300, deadline=None, derandomize=True, database=None)
+steady = law(300)
 
 NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs")), max_size=40).filter(lambda name: name != "__metadata__")
 TENSORS = st.dictionaries(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis_tiers import law
 
 from rblstore.divergence.measure import tensor_from_bytes, values_bytes
 from rblstore.divergence.metrics import divergences, entropy
 from rblstore.divergence.probe_file import BadProbeError, parse_prompts
 
-LAWS = settings(max_examples=150, deadline=None, derandomize=True)
+LAWS = law(150)
 DTYPES = st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16])
 
 
@@ -111,7 +112,7 @@ def test_bytes_come_back(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
     assert values_bytes(back) == values_bytes(values)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@law(300)
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -7,8 +7,9 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from hypothesis_tiers import law
 
 from rblstore.errors import CorruptError, RblError
 from rblstore.objects.ids import ContentId, PackId
@@ -33,13 +34,7 @@ from rblstore.storage.pack_reader import PackReader
 from rblstore.storage.pack_writer import PackWriter
 
 FRAME = 32
-LAW = settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+LAW = law(120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 # Sizes around the frame's, of bytes that compress and bytes that do not.
 sizes = st.sampled_from(sorted({max(0, FRAME * k + d) for k in range(5) for d in (-1, 0, 1)}))

@@ -5,21 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from hypothesis_tiers import law
 
 from rblstore.objects.history_records import Operation, RefChange
 from rblstore.objects.ids import OperationId
 from rblstore.storage.pack_format import checksum
 from rblstore.storage.refs_log import CorruptLogError, RefsLog, encode_line, parse_log
 
-LAW = settings(
-    max_examples=150,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+LAW = law(150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 
