@@ -18,12 +18,15 @@ from rblstore.checkpoints.checkout_layout import (
     plan_checkout,
 )
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
-from rblstore.errors import UsageError
+from rblstore.errors import RblError, UsageError
+from rblstore.objects import limits
+from rblstore.objects.canonical import decode_json
 from rblstore.objects.content_records import Behavior, Identity
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
+from rblstore.operations.stored_models import CONFIG
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
@@ -80,14 +83,26 @@ def checkout(
         from rblstore.operations.checkout_merged import write_merged
 
         files = write_merged(store, composition, commit_id, composition_id, target, progress)
-        load = (
-            "from transformers import AutoModelForCausalLM",
-            f"model = AutoModelForCausalLM.from_pretrained({str(target)!r})",
-        )
+        name = _class_name(target)
+        load = (f"from transformers import {name}", f"model = {name}.from_pretrained({str(target)!r})")
     else:
         files = write_adapters(store, composition, target, progress, commit_id, composition_id, form)
         load = ("import rblstore", f"model = rblstore.load_checkout({str(target)!r})")
     return CheckoutResult(target, commit_id, composition_id, form, len(files), sum(file.size for file in files), load)
+
+
+def _class_name(directory: Path) -> str:
+    """The transformers class that a written checkpoint's config names."""
+    try:
+        with (directory / CONFIG).open("rb") as stream:
+            data = stream.read(limits.ADAPTER_CONFIG_BYTES + 1)
+        config = decode_json(data, what=CONFIG, max_bytes=limits.ADAPTER_CONFIG_BYTES)
+    except (OSError, RblError):
+        config = None
+    named = config.get("architectures") if isinstance(config, dict) else None
+    first = named[0] if isinstance(named, list) and named else None
+    # It is printed as code to run: nothing but a name may come out.
+    return first if isinstance(first, str) and first.isidentifier() else "AutoModel"
 
 
 def write_adapters(

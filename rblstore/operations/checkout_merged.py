@@ -30,6 +30,7 @@ from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import (
     ADAPTER_WEIGHTS,
+    CONFIG,
     INDEX,
     IdentityView,
     Member,
@@ -48,7 +49,7 @@ class _Weights:
 
     Attributes:
         merged: The new bytes of each changed logical tensor, in its stored element type and shape.
-        folder: Where a whole checkpoint was saved instead, because tensors were added; or None.
+        folder: Where a whole checkpoint, config included, was saved instead, because tensors were added; or None.
     """
 
     merged: Mapping[str, Merged]
@@ -107,7 +108,7 @@ def _write_files(
     files = []
     for planned in plan_checkout(identity, [], "merged"):
         entry = planned.entry
-        replaced = entry.path in primary or (entry.path == INDEX and weights.folder is not None)
+        replaced = entry.path in primary or (entry.path in (INDEX, CONFIG) and weights.folder is not None)
         if replaced and weights.folder is not None:
             continue
         stage = f"writing {entry.path}"
@@ -118,7 +119,8 @@ def _write_files(
             digest = writer.write_file(entry.path, metered(store.file(entry), stage, meter), entry.sha256, entry.size)
         files.append(CheckoutFile(entry.path, digest, entry.size))
     if weights.folder is not None:
-        for path in sorted(weights.folder.glob("model*")):
+        # The config goes with the weights: tensors are added by a head, which another class of model has.
+        for path in (weights.folder / CONFIG, *sorted(weights.folder.glob("model*"))):
             size = path.stat().st_size
             files.append(CheckoutFile(path.name, writer.write_file(path.name, _read(path), None, size), size))
     return tuple(sorted(files, key=lambda file: file.path))

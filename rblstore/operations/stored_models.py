@@ -16,6 +16,7 @@ from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import ContentId
 from rblstore.repository import Store
 
+CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
