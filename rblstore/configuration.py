@@ -34,10 +34,14 @@ compression = "fast"   # fast | max | none
 """
 
 
+def _bad(why: str) -> InputError:
+    return InputError(f"config.toml: {why}", object="config.toml", hint="Mend or delete .rbl/config.toml.")
+
+
 def _text(table: dict[str, Any], key: str) -> str | None:
     value = table.pop(key, None)
     if value is not None and (not isinstance(value, str) or not value.strip()):
-        raise InputError(f"config.toml: {key!r} is not text", object="config.toml")
+        raise _bad(f"{key!r} is not text")
     return value
 
 
@@ -48,7 +52,7 @@ def parse_configuration(data: bytes) -> Configuration:
         InputError: Too large, not TOML, an unknown key, or a value that is not one of those allowed.
     """
     if len(data) > MAX_BYTES:
-        raise InputError("config.toml is too large", object="config.toml")
+        raise _bad(f"it has more than {MAX_BYTES} bytes")
     if data == DEFAULT_TEXT.encode():
         return Configuration()  # most repositories; no parser is loaded for them
     if sys.version_info >= (3, 11):
@@ -58,17 +62,14 @@ def parse_configuration(data: bytes) -> Configuration:
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InputError(f"config.toml: {error}", object="config.toml", hint="Mend or delete the file.") from error
+        raise _bad(str(error)) from error
     storage = table.pop("storage", {})
     if not isinstance(storage, dict):
-        raise InputError("config.toml: 'storage' is not a table", object="config.toml")
+        raise _bad("'storage' is not a table")
     author = _text(table, "author")
     compression = _text(storage, "compression") or "fast"
     if compression not in get_args(Compression):
-        raise InputError(
-            f"config.toml: compression {compression!r} is none of {', '.join(get_args(Compression))}",
-            object="config.toml",
-        )
+        raise _bad(f"compression {compression!r} is none of {', '.join(get_args(Compression))}")
     if unknown := sorted([*table, *(f"storage.{key}" for key in storage)]):
-        raise InputError(f"config.toml: {unknown[0]!r} is not a known setting", object="config.toml")
+        raise _bad(f"{unknown[0]!r} is not a known setting")
     return Configuration(author, cast("Compression", compression))

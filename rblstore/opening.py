@@ -52,7 +52,8 @@ def check_format(folder: Path) -> None:
         ) from error
     if found != FORMAT:
         raise NoRepositoryError(
-            f"{folder} has the format {found[:40]!r}, which this version does not read",
+            f"{folder} has the format {found[:40].decode('ascii', 'backslashreplace').strip()!r}, "
+            "which this version does not read",
             object=str(folder),
             hint="Open it with the version that wrote it, or a newer one.",
         )

@@ -62,7 +62,20 @@ def test_not_a_repository(arguments: list[str], tmp_path: Path) -> None:
 def test_a_repository_of_a_later_format(story: Story) -> None:
     (story.store / ".rbl" / "format").write_text("rblstore 9\n")
     document = story.json("log", code=3)
-    assert "rblstore 9" in document["error"] or "9" in (document["hint"] or "")
+    assert "'rblstore 9'" in document["error"]
+    assert "version" in document["hint"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["bogus = 1", 'author = "x', "author = 5", 'storage = "fast"', '[storage]\ncompression = "best"', "#" * 70_000],
+    ids=lambda text: text[:20],
+)
+def test_settings_that_cannot_be_read(text: str, story: Story) -> None:
+    (story.store / ".rbl" / "config.toml").write_text(text + "\n")
+    document = story.json("log", code=1)
+    assert document["error"].startswith("config.toml: ")
+    assert (document["object"], "config.toml" in document["hint"]) == ("config.toml", True)
 
 
 @pytest.mark.parametrize("command", [["log"], ["show"], ["diff"], ["audit"], ["verify"], ["revert"], ["baseline"]])
