@@ -96,7 +96,11 @@ class Store:
         """
         folder = root / FOLDER
         if (folder / "format").exists():
-            raise RepositoryExistsError(f"{root} is a repository already", object=str(root))
+            raise RepositoryExistsError(
+                f"{root.absolute()} is a repository already",
+                object=str(root),
+                hint="Use it as it is (rbl status), or choose another directory.",
+            )
         try:
             for name in ("packs", "tmp", "quarantine"):
                 (folder / name).mkdir(parents=True, exist_ok=True)

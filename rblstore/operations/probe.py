@@ -149,7 +149,11 @@ def _raw_prompts(prompts: str | Path | Sequence[Any]) -> tuple[RawPrompt, ...]:
         with path.open("rb") as stream:
             data = stream.read(FILE_BYTES + 1)
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", object=str(path)) from error
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}",
+            object=str(path),
+            hint="Give a file of prompts: JSON, JSONL, or text with one prompt a line.",
+        ) from error
     return parse_prompts(data, path.name)
 
 

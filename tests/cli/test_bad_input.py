@@ -304,6 +304,15 @@ def test_a_weight_that_is_no_finite_number(weight: str, story: Story) -> None:
     refused(story, "commit", "-m", "x", f"--weight=polite={weight}", exit_code=2, code="usage", says=f"polite={weight}")
 
 
+def test_a_repository_that_is_there_already(story: Story) -> None:
+    refused(story, "init", exit_code=4, code="exists", says=str(story.store))
+
+
+def test_a_file_of_prompts_that_is_not_there(story: Story, tmp_path: Path) -> None:
+    path = str(tmp_path / "missing")
+    refused(story, "probe", "add", "p", "--prompts", path, exit_code=1, code="bad_input", says=path)
+
+
 def test_refs_that_exist_or_are_in_use(story: Story) -> None:
     refused(story, "tag", "v1", exit_code=4, code="ref_exists", says="'v1'")
     refused(story, "branch", "main", exit_code=4, code="ref_exists", says="'main'")
