@@ -15,7 +15,8 @@ from rblstore.repository import Store
 if TYPE_CHECKING:
     from rblstore.checkpoints.checkout_layout import CheckoutForm
     from rblstore.checkpoints.saving import ModelSource
-    from rblstore.objects.evidence_records import Positions
+    from rblstore.errors import UsageError
+from rblstore.objects.evidence_records import Positions
     from rblstore.operations.audit import AuditResult
     from rblstore.operations.baseline import BaselineResult
     from rblstore.operations.checkout import CheckoutResult
@@ -88,8 +89,15 @@ class Repository:
         return self._store.head_branch().removeprefix(HEADS)
 
     def author(self, author: str | None = None) -> str:
-        """Who is named where ``author`` is: the argument, else the configured author, else ``unknown``."""
-        return author or self._store.configuration.author or UNKNOWN_AUTHOR
+        """Who is named where ``author`` is: the argument, else the configured author, else ``unknown``.
+
+        Raises:
+            UsageError: It is not one line of text.
+        """
+        found = author or self._store.configuration.author or UNKNOWN_AUTHOR
+        if not found.isprintable() or not found.strip():
+            raise UsageError("the author is not one line of text", object=found[:80], hint="Give a name: --author NAME")
+        return found
 
     # -- writing history ----------------------------------------------------------------------------------------
 

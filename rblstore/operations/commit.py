@@ -165,6 +165,8 @@ def check_message(message: str) -> str:
 
 
 def _check_request(request: CommitRequest) -> None:
+    if isinstance(request.remove, str):
+        raise UsageError("'remove' is a list of names, and text was given", object=request.remove)
     for name in request.behaviors or {}:
         check_name(name, "behavior")
         if name in request.remove:
