@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rblstore.api import Repository
-from rblstore.opening import discover
+from rblstore.opening import FOLDER, check_owner, discover
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
@@ -42,11 +42,22 @@ def open(path: str | Path = ".", *, allow_foreign: bool = False) -> Repository:
     return Repository(Store.open(discover(Path(path)), allow_foreign=allow_foreign))
 
 
-def reindex(path: str | Path = ".", *, progress: Progress | None = None) -> ReindexResult:
-    """Rebuilds the catalog of the repository in a folder, or the nearest one above it, from packs and ``refs.log``."""
+def reindex(path: str | Path = ".", *, allow_foreign: bool = False, progress: Progress | None = None) -> ReindexResult:
+    """Rebuilds the catalog of the repository in a folder, or the nearest one above it, from packs and ``refs.log``.
+
+    Args:
+        path: Where to look.
+        allow_foreign: Whether to rebuild that of another user.
+        progress: Is told bytes read.
+
+    Raises:
+        NoRepositoryError: There is none.
+    """
     from rblstore.operations.reindex import reindex as rebuild
 
-    return rebuild(discover(Path(path)), progress=progress)
+    root = discover(Path(path))
+    check_owner(root / FOLDER, allow_foreign=allow_foreign)
+    return rebuild(root, progress=progress)
 
 
 def load_checkout(directory: str | Path, **options: Any) -> Any:

@@ -304,6 +304,18 @@ def test_a_weight_that_is_no_finite_number(weight: str, story: Story) -> None:
     refused(story, "commit", "-m", "x", f"--weight=polite={weight}", exit_code=2, code="usage", says=f"polite={weight}")
 
 
+@pytest.mark.parametrize("command", ["log", "fsck", "reindex"])
+def test_a_repository_of_another_user(command: str, story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.geteuid() == 0:
+        os.chown(story.store / ".rbl", 54321, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    document = story.json(command, code=3)
+    assert (document["code"], document["object"]) == ("foreign_owner", str(story.store / ".rbl"))
+    assert "--allow-foreign" in document["hint"]
+    assert run("--allow-foreign", "-C", story.store, command).exit_code == 0
+
+
 def test_a_repository_that_is_there_already(story: Story) -> None:
     refused(story, "init", exit_code=4, code="exists", says=str(story.store))
 

@@ -16,7 +16,7 @@ def command(invocation: Invocation) -> Outcome:
     import rblstore
 
     with invocation.progress() as progress:
-        result = rblstore.reindex(invocation.directory, progress=progress)
+        result = rblstore.reindex(invocation.directory, allow_foreign=invocation.allow_foreign, progress=progress)
     from rblstore.cli.render.fsck import reindex_lines
 
     skipped = tuple(f"{skipped[:12]} was skipped: {problem}" for skipped, problem in result.skipped)
