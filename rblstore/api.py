@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
+from rblstore.errors import UsageError
 from rblstore.objects.ids import CommitId
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.checkpoints.checkout_layout import CheckoutForm
     from rblstore.checkpoints.saving import ModelSource
-    from rblstore.errors import UsageError
-from rblstore.objects.evidence_records import Positions
+    from rblstore.objects.evidence_records import Positions
     from rblstore.operations.audit import AuditResult
     from rblstore.operations.baseline import BaselineResult
     from rblstore.operations.checkout import CheckoutResult
