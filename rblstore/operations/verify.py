@@ -44,24 +44,26 @@ class VerificationResult(Result):
     """A comparison with a baseline.
 
     Attributes:
-        verification: The stored evidence's id.
+        verdict: ``exact`` or ``within_tolerance``; a diverged one is raised.
+        verification_id: The stored evidence's id.
+        verification: The evidence.
         probe_name: The probe's name.
         drift: Environment settings that differ from the baseline's, (here, there) by name; bit equality is asked for
             only where there are none.
-        record: The evidence.
     """
 
-    verification: VerificationId
+    verdict: str
+    verification_id: VerificationId
+    verification: Verification
     probe_name: str
     drift: dict[str, tuple[str | None, str | None]]
-    record: Verification
 
     def as_json(self) -> dict[str, Any]:
         return {
-            **self.record.body(),
+            **self.verification.body(),
             "drift": {key: list(pair) for key, pair in self.drift.items()},
             "probe_name": self.probe_name,
-            "verification": str(self.verification),
+            "verification": str(self.verification_id),
         }
 
 
@@ -143,9 +145,8 @@ def verify(
     )
     with store.transaction(author) as transaction:
         verification_id = VerificationId(transaction.add_record(record))
-    result = VerificationResult(
-        verification_id, name, environment_differences(environment, baseline_record.environment), record
-    )
+    drift = environment_differences(environment, baseline_record.environment)
+    result = VerificationResult(record.verdict, verification_id, record, name, drift)
     if record.verdict == "diverged":
         raise VerificationDivergedError(
             f"commit {commit.short} diverged from baseline {baseline_id.short}: {divergence_text(record)}",

@@ -322,7 +322,10 @@ def test_fsck_names_damage_and_exits_6(story: Story) -> None:
     assert document["damages"]
 
 
-def test_a_message_from_elsewhere_cannot_drive_the_terminal(story: Story) -> None:
+def test_a_message_from_elsewhere_cannot_drive_the_terminal(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert story.run("commit", "-m", "ring", "--allow-empty", "--author", "x\x07y").exit_code == 2
+    # Whoever wrote it elsewhere was not as strict.
+    monkeypatch.setattr("rblstore.api.Repository.author", lambda _, author: author)
     story.ok("commit", "-m", "clear \x1b[2J all", "--allow-empty", "--author", "x\x07y")
     for arguments in (["log"], ["log", "--oneline"], ["show"], ["op", "log"], ["log", "--graph"]):
         assert not {"\x1b", "\x07"} & set(story.ok(*arguments)), arguments

@@ -52,7 +52,7 @@ class TestExact:
         assert repo.show(result.verification_id[:12]).record["verdict"] == "exact"
         assert repo.audit().verifications == (shown,)
         assert repo.fsck(full=True).damages == ()
-        assert repo.verify("HEAD").record.bit_equal
+        assert repo.verify("HEAD").verification.bit_equal
 
     def test_the_reference_is_the_recorded_baseline(self, probed: Story) -> None:
         repo = probed.repo
@@ -229,9 +229,9 @@ class TestVerify:
         assert not first.reused
         assert repo.baseline().reused
         result = repo.verify()
-        assert (result.record.verdict, result.record.bit_equal, result.drift) == ("exact", True, {})
-        assert (result.record.rf, result.record.reason) == (None, "nothing was reverted")
-        assert result.record.baseline == first.baseline
+        assert (result.verification.verdict, result.verification.bit_equal, result.drift) == ("exact", True, {})
+        assert (result.verification.rf, result.verification.reason) == (None, "nothing was reverted")
+        assert result.verification.baseline == first.baseline
         assert [one.verdict for one in repo.log()[0].verifications] == ["exact"]
 
     def test_a_commit_against_another(self, probed: Story) -> None:
@@ -244,7 +244,7 @@ class TestVerify:
         assert error.verification.kl > 0
         assert error.verification.commit is None
         assert repo.operations() == operations
-        assert repo.verify("HEAD", against="HEAD~3", tolerance=1e9).record.verdict == "within_tolerance"
+        assert repo.verify("HEAD", against="HEAD~3", tolerance=1e9).verdict == "within_tolerance"
         composition = repo.log()[0].composition
         assert error.verification.composition == composition
         assert [one.verdict for one in repo.show(composition).verifications] == ["diverged", "within_tolerance"]
@@ -258,13 +258,13 @@ class TestVerify:
         try:
             result = repo.verify()
             assert result.drift == {"threads": (str(threads + 1), str(threads))}
-            assert result.record.environment["threads"] == str(threads + 1)
+            assert result.verification.environment["threads"] == str(threads + 1)
             again = repo.baseline()
             assert (again.reused, again.baseline == first.baseline) == (False, False)
             assert repo.verify().drift == {}
         finally:
             torch.set_num_threads(threads)
-        assert repo.verify().record.baseline == first.baseline
+        assert repo.verify().verification.baseline == first.baseline
 
     def test_a_lost_baseline_is_named(self, probed: Story) -> None:
         repo = probed.repo
@@ -277,7 +277,7 @@ class TestVerify:
                 data[100] ^= 1
                 path.write_bytes(data)
         result = repo.verify()  # digests are recorded, so equality needs no values
-        assert result.record.bit_equal
+        assert result.verification.bit_equal
         assert not repo.fsck().ok
 
 
