@@ -86,7 +86,8 @@ class RevertProof:
             commit_id,
             target_id,
             head_id,
-            removed,
+            # Names only what left a live model: another identity comes from a fresh load (docs/decisions/0007).
+            removed if head.identity == target.identity else (),
             self._probe_id,
             baseline_id,
             baseline.environment,

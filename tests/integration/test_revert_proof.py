@@ -88,9 +88,15 @@ class TestExact:
             tuned.model.norm.weight.mul_(1.5)
         tiny_models.save(tuned, tmp_path / "tuned")
         tiny_models.save_tokenizer(tmp_path / "tuned")
-        repo.commit("tuned", identity=tmp_path / "tuned")
-        assert_exact(repo.revert("HEAD"))
+        adapter = tiny_models.save_adapter(tiny_models.llama(), tmp_path / "d", seed=9)
+        repo.commit("tuned", identity=tmp_path / "tuned", behaviors={"d": adapter})
+        result = repo.revert("HEAD")
+        assert_exact(result)
         assert repo.log()[0].identity == repo.log("HEAD~2")[0].identity
+        # The evidence names only what was taken out of a live model, and another identity is loaded afresh.
+        assert result.removed == ("d",)
+        assert result.verification is not None
+        assert result.verification.removed == ()
 
     def test_to_the_base_one_after_another(self, probed: Story) -> None:
         for name in "bca":
