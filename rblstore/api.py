@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from rblstore.errors import UsageError
 from rblstore.objects.ids import CommitId
+from rblstore.objects.limits import TEXT_BYTES
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ class Repository:
             UsageError: It is not one line of text.
         """
         found = author or self._store.configuration.author or UNKNOWN_AUTHOR
-        if not found.isprintable() or not found.strip():
-            raise UsageError("the author is not one line of text", object=found[:80], hint="Give a name: --author NAME")
+        if not found.isprintable() or not found.strip() or len(found.encode()) > TEXT_BYTES:
+            raise UsageError("the author is not one short line of text", object=found[:80], hint="Give a name: --author NAME")
         return found
 
     # -- writing history ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import rblstore
 @pytest.mark.parametrize("author", ["Eve\nparent: 0", "tab\there", "  ", "\x1b[31mred"])
 def test_an_author_is_one_line(tmp_path: Path, author: str) -> None:
     with rblstore.init(tmp_path) as repo:
-        with pytest.raises(rblstore.UsageError, match="one line"):
+        with pytest.raises(rblstore.UsageError, match="one short line"):
             repo.switch("other", orphan=True, author=author)
         assert len(repo.operations()) == 1
 

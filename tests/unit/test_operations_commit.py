@@ -215,9 +215,9 @@ class TestMessages:
 
     @pytest.mark.parametrize("author", ["a\0b", "\ud800", "x" * (limits.TEXT_BYTES + 1)])
     def test_authors_that_no_record_could_hold(self, repo: Any, base: Path, author: str) -> None:
-        refused(repo, rblstore.InputError, "bad_input", identity=base, author=author)
+        refused(repo, rblstore.UsageError, "usage", identity=base, author=author)
         before = repo.operations()
-        with pytest.raises(rblstore.InputError):
+        with pytest.raises(rblstore.UsageError):
             repo.switch("elsewhere", orphan=True, author=author)
         assert repo.operations() == before
         assert repo.fsck().ok
