@@ -97,7 +97,9 @@ class Repository:
         """
         found = author or self._store.configuration.author or UNKNOWN_AUTHOR
         if not found.isprintable() or not found.strip() or len(found.encode()) > TEXT_BYTES:
-            raise UsageError("the author is not one short line of text", object=found[:80], hint="Give a name: --author NAME")
+            raise UsageError(
+                "the author is not one short line of text", object=found[:80], hint="Give a name: --author NAME"
+            )
         return found
 
     # -- writing history ----------------------------------------------------------------------------------------
