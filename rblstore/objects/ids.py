@@ -125,6 +125,11 @@ def is_full_id(text: str) -> bool:
     return _FULL.fullmatch(text) is not None
 
 
+def is_prefix(text: str) -> bool:
+    """Whether the text could be the beginning of an object id as a person types it."""
+    return _PREFIX.fullmatch(text.lower()) is not None
+
+
 def parse_prefix(text: str) -> str:
     """A unique-prefix candidate typed by a person: 6 to 64 hexadecimal digits, lower-cased.
 
@@ -132,7 +137,7 @@ def parse_prefix(text: str) -> str:
         UsageError: The text is not such a prefix.
     """
     lowered = text.lower()
-    if not _PREFIX.fullmatch(lowered):
+    if not is_prefix(text):
         raise UsageError(
             f"{text!r} is not an object id or a prefix of one",
             object=text,

@@ -8,13 +8,14 @@ from typing import Any
 from rblstore.objects.content_records import Behavior, Identity
 from rblstore.objects.evidence_records import Claim
 from rblstore.objects.history_records import Commit, Composition
-from rblstore.objects.ids import RecordId
+from rblstore.objects.ids import RecordId, is_prefix
 from rblstore.operations.claims import claims_about
 from rblstore.operations.log import VerificationSummary, ref_names, summary
 from rblstore.operations.result import Result
 from rblstore.operations.stored_models import adapter_config, view_identity
+from rblstore.operations.undo import operation_id
 from rblstore.repository import Store
-from rblstore.revisions import find_record
+from rblstore.revisions import UnknownRevisionError, find_record
 
 
 @dataclass(frozen=True)
@@ -136,13 +137,20 @@ def show(store: Store, revision: str = "HEAD") -> ShowResult:
 
     Args:
         store: The repository.
-        revision: A revision, a probe's name, or the id (or a unique prefix) of any record.
+        revision: A revision, a probe's name, or the id (or a unique prefix) of any record or operation.
 
     Raises:
         UnknownRevisionError: Nothing goes by that name.
         AmbiguousRevisionError: Several objects do.
     """
-    record_id = find_record(store, revision)
+    try:
+        record_id = find_record(store, revision)
+    except UnknownRevisionError:
+        with store.catalog.read() as reader:
+            operations = reader.find_operations(revision.lower()) if is_prefix(revision) else []
+        if len(operations) != 1:
+            raise
+        return ShowResult(operations[0].KIND, operation_id(operations[0]), operations[0].body())
     record = store.any_record(record_id)
     identity: IdentityDetail | None = None
     behaviors: tuple[BehaviorDetail, ...] = ()

@@ -351,3 +351,13 @@ def test_reading_history_imports_nothing_heavy(story: Story) -> None:
         [sys.executable, "-c", LIGHT, story.store], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_operation_is_shown_by_its_id(story: Story) -> None:
+    newest = story.json("op", "log", "-n", "1")[0]
+    document = story.json("show", newest["id"][:12])
+    assert (document["kind"], document["id"]) == ("operation", newest["id"])
+    assert document["record"]["description"] == newest["description"]
+    assert newest["description"] in story.ok("show", newest["id"])
+    assert "branch, tag or commit" in story.json("show", "abcdef0", code=1)["error"]
+    assert story.json("show", "1", code=1)["code"] == "unknown_revision"
