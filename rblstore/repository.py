@@ -220,7 +220,19 @@ class Store:
 
     def packs(self) -> list[PackId]:
         """Every pack that the backend holds, sorted."""
-        return sorted(PackId(key.rsplit("/", 1)[-1].removesuffix(".pack")) for key in self.backend.list("packs/"))
+        from rblstore.storage.pack_format import pack_of_key
+
+        return sorted(pack_of_key(key) for key in self.backend.list("packs/"))
+
+    def pack_size(self, pack: PackId) -> int:
+        """Bytes of a pack's file.
+
+        Raises:
+            CorruptError: There is none.
+        """
+        from rblstore.storage.pack_format import pack_key
+
+        return self.backend.size(pack_key(pack))
 
     def pack(self, pack: PackId) -> PackReader:
         """A reader of one pack, kept open."""

@@ -102,6 +102,19 @@ class SourceFile:
         with _naming(self.path), _root(self.root) as root:
             return open_regular(root, self.location)
 
+    def read(self, max_bytes: int) -> bytes:
+        """The file's bytes as it was scanned, the first ``max_bytes`` of them where there are more.
+
+        Raises:
+            BadDirectoryError: It is gone, or is no longer a regular file.
+            TruncatedFileError: It is shorter than it was.
+        """
+        descriptor = self.open()
+        try:
+            return read_exact(descriptor, 0, min(self.size, max_bytes))
+        finally:
+            os.close(descriptor)
+
 
 @dataclass(frozen=True)
 class SourceDirectory:

@@ -66,12 +66,16 @@ def _component(store: Store, role: str, name: str, subject: RecordId, weight: fl
     def values(*keys: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(claim.value for key in keys for claim in claims.get(key, ())))
 
+    licenses = values("license", "license_name")
+    if values("license_name"):
+        # How model cards say that the licence has only a name: it declares no second one.
+        licenses = tuple(license for license in licenses if license != "other")
     return Component(
         role,
         name or next(iter(values("name")), ""),
         subject,
         weight,
-        values("license", "license_name"),
+        licenses,
         values("source"),
         values("base_model"),
         values("dataset"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 
 from rblstore.checkpoints.model_card import claims_from_files
-from rblstore.checkpoints.source_directory import SourceDirectory, read_exact
+from rblstore.checkpoints.source_directory import SourceDirectory
 from rblstore.errors import UsageError
 from rblstore.objects import limits
 from rblstore.objects.evidence_records import Claim, Statement
@@ -45,25 +46,8 @@ def card_claims(source: SourceDirectory) -> tuple[tuple[Claim, ...], tuple[str, 
     Args:
         source: The scanned directory.
     """
-    readers: dict[str, Callable[[], bytes]] = {}
-    for file in source.files:
-        if file.size <= limits.MODEL_CARD_BYTES:
-            readers[file.path] = _reader(source, file.path)
-    return claims_from_files(readers)
-
-
-def _reader(source: SourceDirectory, path: str) -> Callable[[], bytes]:
-    def read() -> bytes:
-        import os
-
-        file = next(file for file in source.files if file.path == path)
-        descriptor = file.open()
-        try:
-            return read_exact(descriptor, 0, min(file.size, limits.MODEL_CARD_BYTES))
-        finally:
-            os.close(descriptor)
-
-    return read
+    small = [file for file in source.files if file.size <= limits.MODEL_CARD_BYTES]
+    return claims_from_files({file.path: partial(file.read, limits.MODEL_CARD_BYTES) for file in small})
 
 
 def state(store: Store, transaction: Transaction, subject: RecordId, claims: tuple[Claim, ...], author: str) -> None:

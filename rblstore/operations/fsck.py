@@ -93,7 +93,7 @@ class _Check:
     def read_packs(self) -> None:
         store = self._store
         packs = store.packs()
-        sizes = {pack: store.backend.size(f"packs/{pack[:2]}/{pack}.pack") for pack in packs}
+        sizes = {pack: store.pack_size(pack) for pack in packs}
         meter = Meter(self._progress, sum(sizes.values()))
         with store.catalog.read() as reader:
             known = {row.pack for row in reader.packs()}

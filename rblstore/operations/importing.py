@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -25,7 +24,6 @@ from rblstore.checkpoints.source_directory import (
     LeftOut,
     SourceDirectory,
     SourceFile,
-    read_exact,
     scan_directory,
 )
 from rblstore.errors import ConflictError
@@ -172,11 +170,7 @@ def _read_as_stored(file: SourceFile, files: StoredFiles) -> bytes:
     Raises:
         SourceChangedError: They are not those that were stored.
     """
-    descriptor = file.open()
-    try:
-        data = read_exact(descriptor, 0, min(file.size, limits.RECORD_BYTES))
-    finally:
-        os.close(descriptor)
+    data = file.read(limits.RECORD_BYTES)
     stored = file_named(files.entries, file.path)
     if stored is None or (stored.size <= len(data) and hashlib.sha256(data).hexdigest() != stored.sha256):
         raise changed_meanwhile(file.root / file.path)

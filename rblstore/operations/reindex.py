@@ -89,7 +89,7 @@ def _save_operations(root: Path) -> None:
 
 def _fill(store: Store, progress: Progress | None) -> ReindexResult:
     packs = store.packs()
-    sizes = {pack: store.backend.size(f"packs/{pack[:2]}/{pack}.pack") for pack in packs}
+    sizes = {pack: store.pack_size(pack) for pack in packs}
     meter = Meter(progress, sum(sizes.values()))
     skipped: list[tuple[str, str]] = []
     with store.log.locked(), store.catalog.write() as writer:

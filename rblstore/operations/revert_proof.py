@@ -13,7 +13,6 @@ from rblstore.operations.baseline import check_fit, find_baseline, record_baseli
 from rblstore.operations.load import laid_out_behaviors, load_composition
 from rblstore.operations.progress import Progress
 from rblstore.operations.stored_models import view_identity
-from rblstore.operations.verify import finite
 from rblstore.repository import Store, utc_now
 
 
@@ -94,11 +93,11 @@ class RevertProof:
             decide(recovered, self._tolerance),
             self._tolerance,
             recovered.bit_equal,
-            finite(recovered.kl),
-            finite(recovered.js),
+            recovered.kl,
+            recovered.js,
             rf,
-            finite(adapted.kl),
-            finite(adapted.js),
+            adapted.kl,
+            adapted.js,
             reason,
             recovered.prompts,
             self._author,

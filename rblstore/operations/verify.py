@@ -9,7 +9,7 @@ from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance, deci
 from rblstore.errors import DivergedError, NotFoundError
 from rblstore.objects.evidence_records import Probe, Verification
 from rblstore.objects.history_records import Commit, Composition
-from rblstore.objects.ids import CommitId, VerificationId
+from rblstore.objects.ids import VerificationId
 from rblstore.operations.baseline import check_fit, find_baseline, references
 from rblstore.operations.load import load_composition
 from rblstore.operations.probe import require_probe
@@ -107,17 +107,17 @@ def verify(
     reference_id = store.record(reference_commit, Commit).composition
     name, probe_id = require_probe(store, probe)
     probe_record = store.record(probe_id, Probe)
-    if find_baseline(store, reference_id, probe_id, None) is None:
-        raise _no_baseline(reference_commit, name)
+    elsewhere = find_baseline(store, reference_id, probe_id, None)
+    if elsewhere is None:
+        raise NoBaselineError(
+            f"commit {reference_commit.short} has no baseline under probe {name!r}",
+            object=reference_commit,
+            hint=f"Record one: rbl baseline {reference_commit.short} --probe {name}",
+        )
     model = load_composition(store, composition, progress)
     check_fit(store, composition, probe_record, name, model)
     environment = current_environment(model, probe_record)
-    found = find_baseline(store, reference_id, probe_id, environment) or find_baseline(
-        store, reference_id, probe_id, None
-    )
-    if found is None:
-        raise _no_baseline(reference_commit, name)
-    baseline_id, baseline_record = found
+    baseline_id, baseline_record = find_baseline(store, reference_id, probe_id, environment) or elsewhere
     comparison = compare(
         references(store, baseline_record), measure(model, probe_record), output=baseline_record.output
     )
@@ -133,8 +133,8 @@ def verify(
         decide(comparison, tolerance),
         tolerance,
         comparison.bit_equal,
-        finite(comparison.kl),
-        finite(comparison.js),
+        comparison.kl,
+        comparison.js,
         None,
         None,
         None,
@@ -155,19 +155,6 @@ def verify(
             f"The evidence is stored: rbl show {verification_id.short}",
         )
     return result
-
-
-def _no_baseline(commit: CommitId, probe: str) -> NoBaselineError:
-    return NoBaselineError(
-        f"commit {commit.short} has no baseline under probe {probe!r}",
-        object=commit,
-        hint=f"Record one: rbl baseline {commit.short} --probe {probe}",
-    )
-
-
-def finite(value: float | None) -> float | None:
-    """A number as records hold it: infinite divergence has no JSON form and becomes None."""
-    return None if value is None or value in (float("inf"), float("-inf")) else value
 
 
 def divergence_text(record: Verification) -> str:

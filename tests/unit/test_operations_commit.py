@@ -397,6 +397,13 @@ class TestLimits:
 class TestStatements:
     CARD = "---\nlicense: mit\ndatasets:\n- imdb\nbase_model: org/base\n---\n# A card\n"
 
+    def test_other_with_a_name_is_one_licence(self, repo: Any, base: Path) -> None:
+        (base / "README.md").write_text("---\nlicense: other\nlicense_name: gemma\n---\n")
+        repo.commit("base", identity=base)
+        result = repo.audit()
+        assert result.components[0].license == ("gemma",)
+        assert not result.warnings
+
     def test_what_a_card_and_the_committer_say_is_kept(self, repo: Any, base: Path, polite: Path) -> None:
         (base / "README.md").write_text(self.CARD)
         result = repo.commit(
