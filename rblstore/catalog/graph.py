@@ -15,7 +15,7 @@ from sqlalchemy import CTE, Row, select
 from rblstore.catalog.engine import CatalogDamagedError
 from rblstore.catalog.rows import CommitRow, read_count, read_id, read_text
 from rblstore.catalog.snapshot import Snapshot, batches
-from rblstore.catalog.tables import commit_parents, commits, compositions, records, slots
+from rblstore.catalog.tables import commit_parents, commits, compositions, slots
 from rblstore.errors import NotFoundError
 from rblstore.objects.history_records import Composition, Slot
 from rblstore.objects.ids import BehaviorId, CommitId, CompositionId, IdentityId
@@ -132,17 +132,6 @@ class CommitGraph(Snapshot):
             return None
         members = self._all(select(slots).where(slots.c.composition == id).order_by(slots.c.position))
         return Composition(read_id(row.identity, IdentityId), tuple(_slot(member) for member in members))
-
-    def behavior_compositions(self, behavior: BehaviorId) -> list[CompositionId]:
-        """The compositions that a behavior is in, in the order in which they were added."""
-        statement = (
-            select(records.c.position, slots.c.composition)
-            .join_from(slots, records, records.c.id == slots.c.composition)
-            .where(slots.c.behavior == behavior)
-            .distinct()
-            .order_by(records.c.position)
-        )
-        return [read_id(row.composition, CompositionId) for row in self._all(statement)]
 
     def _generations(self, ids: Iterable[CommitId]) -> dict[CommitId, int]:
         wanted = dict.fromkeys(ids)

@@ -178,10 +178,6 @@ def test_compositions_are_rebuilt_exactly(catalog: Catalog) -> None:
         assert reader.composition(mixed) == mixed_record
         assert reader.composition(mixed).encode() == mixed_record.encode()
         assert reader.composition(made(CompositionId, "unknown")) is None
-        other = composition("other", ("z", "x", 1.0))[0]
-        assert reader.behavior_compositions(made(BehaviorId, "x")) == [mixed, other]
-        assert reader.behavior_compositions(made(BehaviorId, "y")) == [mixed]
-        assert reader.behavior_compositions(made(BehaviorId, "unknown")) == []
 
 
 def test_operations_are_no_records(catalog: Catalog) -> None:
