@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,13 +88,19 @@ def changed_meanwhile(path: Path) -> SourceChangedError:
     )
 
 
-def store_files(transaction: Transaction, source: SourceDirectory, meter: Meter) -> StoredFiles:
+def store_files(
+    transaction: Transaction,
+    source: SourceDirectory,
+    meter: Meter,
+    beneath: Mapping[str, StoredTensor] | None = None,
+) -> StoredFiles:
     """Stores every file of a directory: safetensors tensor by tensor, anything else whole.
 
     Args:
         transaction: Where the contents and manifests go.
         source: The scanned directory.
         meter: Is told every byte read.
+        beneath: What lies under these files, by tensor name: what a tensor may be stored as a difference from.
 
     Raises:
         BadSafetensorsError: A header that lies.
