@@ -77,6 +77,14 @@ class ContentIndex(Snapshot):
         """Whether any pack holds it."""
         return self._first(select(contents.c.pack).where(contents.c.content == content).limit(1)) is not None
 
+    def missing_contents(self, wanted: Iterable[ContentId]) -> set[ContentId]:
+        """Those of many contents that no pack holds."""
+        missing = set(wanted)
+        for batch in batches(sorted(missing)):  # sorted as the index is: each of its pages is read once
+            statement = select(contents.c.content).where(contents.c.content.in_(batch))
+            missing.difference_update(row.content for row in self._all(statement))
+        return missing
+
     def packs(self) -> list[PackRow]:
         """Every pack, in the order in which they were added."""
         return [

@@ -48,6 +48,8 @@ def test_contents_are_found_where_the_pack_says(catalog: Catalog) -> None:
         assert reader.contents_of_pack(made(PackId, "unknown")) == []
         assert reader.has_content(summary.locations[0].content)
         assert not reader.has_content(unknown)
+        assert reader.missing_contents(each.content for each in summary.locations) == set()
+        assert reader.missing_contents([unknown, *(each.content for each in summary.locations), unknown]) == {unknown}
         assert isinstance(reader.location(summary.locations[0].content).pack, PackId)
 
 
