@@ -116,12 +116,13 @@ class StagedFile:
             raise _failed("truncating", self.path, error) from error
         self.size = size
 
-    def publish(self, destination: Path, *, replace: bool = False) -> bool:
+    def publish(self, destination: Path, *, replace: bool = False, durable: bool = True) -> bool:
         """Makes the file durable under its final name.
 
         Args:
             destination: The final name; its parents are made and made durable.
             replace: Whether an existing file gives way. If not, it stays and this one is discarded.
+            durable: Whether it must outlive a power cut; False for what is checked when read and can be made again.
 
         Returns:
             False where the destination existed and stayed.
@@ -133,7 +134,8 @@ class StagedFile:
         try:
             if os.fstat(self._descriptor).st_size != self.size:
                 raise OSError(errno.EIO, "the file is not as long as what was written to it")
-            os.fsync(self._descriptor)
+            if durable:
+                os.fsync(self._descriptor)
             os.fchmod(self._descriptor, 0o644 if replace else 0o444)
             folders = _make_folders(destination.parent)
             present = not replace and _is_file(destination)
@@ -147,7 +149,7 @@ class StagedFile:
         else:
             self._close()
         # Also where the file was there already: whoever put it there may have died before this step.
-        for folder in folders:
+        for folder in folders if durable else ():
             fsync_directory(folder)
         return not present
 
@@ -164,15 +166,21 @@ class StagedFile:
                 self.path.unlink(missing_ok=True)
 
 
-def write_file(path: Path, data: bytes, temporary: Path) -> None:
+def write_file(path: Path, data: bytes, temporary: Path, *, durable: bool = True) -> None:
     """Writes a small file whole, replacing one that is there.
+
+    Args:
+        path: The file.
+        data: Its bytes.
+        temporary: A folder on the same file system.
+        durable: Whether it must outlive a power cut.
 
     Raises:
         WriteError: The system refused; the file is as it was.
     """
     staged = StagedFile(temporary)
     staged.write(data)
-    staged.publish(path, replace=True)
+    staged.publish(path, replace=True, durable=durable)
 
 
 def append(descriptor: int, data: bytes, path: Path, *, keep: int | None = None) -> None:

@@ -168,6 +168,19 @@ def test_a_small_file_is_replaced_whole(root: Path) -> None:
     assert list((root / "tmp").iterdir()) == []
 
 
+def test_what_can_be_made_again_is_written_whole_without_waiting_for_the_disk(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[int] = []
+    monkeypatch.setattr(os, "fsync", waited.append)
+    write_file(root / "cache", b"old", root / "tmp", durable=False)
+    write_file(root / "cache", b"new", root / "tmp", durable=False)
+    assert (root / "cache").read_bytes() == b"new"
+    assert waited == []
+    write_file(root / "cache", b"kept", root / "tmp")
+    assert len(waited) == 2
+
+
 def test_a_failed_append_is_undone_and_a_torn_tail_is_cut(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = root / "log"
     path.write_bytes(b"whole\ntor")
