@@ -120,6 +120,7 @@ class Repository:
         unloadable: bool = False,
         rebind: bool = False,
         include_opaque: bool = False,
+        rehash: bool = False,
         origin: str = "api",
         progress: Progress | None = None,
     ) -> CommitResult:
@@ -139,6 +140,7 @@ class Repository:
             unloadable: Whether the composition may be one that peft cannot attach.
             rebind: Whether to bind an adapter to this base although it was made for another.
             include_opaque: Whether pickles beside safetensors are kept as bytes that are never loaded.
+            rehash: Whether files are read although their time stamps say that they are unchanged.
             origin: Where licence and meta come from, for the statement.
             progress: Is told bytes read.
 
@@ -164,6 +166,7 @@ class Repository:
             unloadable=unloadable,
             rebind=rebind,
             include_opaque=include_opaque,
+            rehash=rehash,
         )
         return commit(self._store, request, progress)
 

@@ -37,6 +37,7 @@ from rblstore.operations.adapter_base import check_named_base
 from rblstore.operations.claims import card_claims, said_claims, state
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import scratch
+from rblstore.operations.stat_cache import StatCache
 from rblstore.operations.store_files import StoredFiles, changed_meanwhile, store_files
 from rblstore.operations.stored_models import (
     ADAPTER_CONFIG,
@@ -79,6 +80,7 @@ class CommitRequest:
         unloadable: Whether a composition may be one that peft cannot attach.
         rebind: Whether to bind an adapter to this base although it names another.
         include_opaque: Whether pickles beside safetensors are kept as bytes that are never loaded.
+        rehash: Whether files are read although their time stamps say that they are unchanged.
     """
 
     message: str
@@ -95,6 +97,7 @@ class CommitRequest:
     unloadable: bool = False
     rebind: bool = False
     include_opaque: bool = False
+    rehash: bool = False
 
 
 class Sources:
@@ -201,10 +204,16 @@ class Importer:
         self._request = request
         self._sources = sources
         self._meter = Meter(progress, sources.size)
+        self._stat_cache = StatCache(store, trust=not request.rehash)
         self._said = said_claims(request.license, request.meta or {}, request.origin)
         self.warnings: list[str] = []
         self.left_out: list[tuple[str, str]] = []
         self.raw = 0
+
+    @property
+    def stat_cache(self) -> StatCache:
+        """What files were when they were read last; to be saved once the transaction is published."""
+        return self._stat_cache
 
     def _store_files(self, source: SourceDirectory, prefix: str) -> StoredFiles:
         files = store_files(self._transaction, source, self._meter)

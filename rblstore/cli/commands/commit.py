@@ -52,6 +52,7 @@ def _weights(given: dict[str, str]) -> dict[str, float]:
 @click.option("--rebind", is_flag=True, help="Bind an adapter to this base although it names another.")
 @click.option("--allow-empty", is_flag=True, help="Commit even where the composition does not change.")
 @click.option("--include-opaque", is_flag=True, help="Keep pickles beside the weights, as bytes that are never loaded.")
+@click.option("--rehash", is_flag=True, help="Read files although their time stamps say that they are unchanged.")
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -69,6 +70,7 @@ def command(
     rebind: bool,
     allow_empty: bool,
     include_opaque: bool,
+    rehash: bool,
 ) -> Outcome:
     """Record a composition: an identity, behaviors on it, or a change of them.
 
@@ -92,6 +94,7 @@ def command(
             rebind=rebind,
             allow_empty=allow_empty,
             include_opaque=include_opaque,
+            rehash=rehash,
             origin="command line",
             progress=progress,
         )
