@@ -21,8 +21,9 @@ from rblstore.checkpoints.source_directory import read_exact, scan_directory
 from rblstore.errors import RblError
 from rblstore.objects.content_records import Behavior, Ground, Identity
 from rblstore.objects.dtypes import BITS
-from rblstore.objects.ids import RecordId
+from rblstore.objects.ids import ContentId, RecordId
 from rblstore.operations.claims import claims_about
+from rblstore.operations.stat_cache import FileStamp, StatCache
 from rblstore.operations.stored_models import view_identity
 from rblstore.repository import Store
 
@@ -35,6 +36,7 @@ def check_named_base(
     config: AdapterConfig,
     directory: Path,
     behavior: Behavior,
+    stat_cache: StatCache,
 ) -> None:
     """Refuses an adapter whose configuration leads to a base with other tensors.
 
@@ -44,6 +46,7 @@ def check_named_base(
         config: The adapter's configuration.
         directory: Where the adapter lies.
         behavior: The adapter as it would be bound.
+        stat_cache: Spares hashing what a commit has read before.
 
     Raises:
         WrongBaseError: The named base has other tensors where this adapter acts.
@@ -59,7 +62,7 @@ def check_named_base(
             # Adapters come from anywhere: a name like "/" must not make us walk through a file system.
             if not (candidate / "config.json").is_file():
                 continue
-            differing = _differing(candidate, grounds)
+            differing = _differing(candidate, grounds, stat_cache)
         except (OSError, RblError):
             # The name is only a hint: a folder of that name that is no checkpoint says nothing.
             continue
@@ -84,29 +87,37 @@ def check_named_base(
         )
 
 
-def _spans(directory: Path) -> Iterator[tuple[int, int, TensorSpan]]:
+def _spans(directory: Path, stat_cache: StatCache) -> Iterator[tuple[int, int, TensorSpan, ContentId | None]]:
+    """Every tensor: its file's descriptor, where the tensors begin in it, its place, and its content where known."""
     for file in scan_directory(directory).files:
         if file.kind != "safetensors":
             continue
         descriptor = file.open()
         try:
             header = read_header(partial(read_exact, descriptor), file.size, name=file.path)
+            known = stat_cache.lookup(directory / file.path, FileStamp.of(os.fstat(descriptor)))
+            manifest = None if known is None else known.record
+            contents = {} if manifest is None else {entry.name: entry.tensor.content for entry in manifest.tensors}
             for span in header.tensors:
-                yield descriptor, len(header.raw), span
+                yield descriptor, len(header.raw), span, contents.get(span.name)
         finally:
             os.close(descriptor)
 
 
-def _differing(directory: Path, grounds: list[Ground]) -> list[str] | None:
+def _differing(directory: Path, grounds: list[Ground], stat_cache: StatCache) -> list[str] | None:
     """Names of the ground that a checkpoint lacks or has otherwise; None where it has nothing to compare."""
     wanted = {ground.target: ground for ground in grounds}
     differing = []
-    for descriptor, start, span in _spans(directory):
+    for descriptor, start, span, content in _spans(directory, stat_cache):
         ground = wanted.pop(span.name, None)
         if ground is None:
             continue
-        chunks = _chunks(descriptor, start + span.begin, start + span.end)
-        if not _agrees(ground, span.dtype, span.shape, chunks):
+        if content is not None and span.dtype == ground.dtype:
+            agrees = (span.shape, content) == (ground.shape, ground.content)
+        else:
+            chunks = _chunks(descriptor, start + span.begin, start + span.end)
+            agrees = _agrees(ground, span.dtype, span.shape, chunks)
+        if not agrees:
             differing.append(span.name)
     return None if wanted and len(wanted) == len(grounds) else sorted([*differing, *wanted])
 

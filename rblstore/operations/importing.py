@@ -283,7 +283,7 @@ class Importer:
         if not self._request.rebind:
             given = (self._request.behaviors or {})[name]
             if isinstance(given, (str, Path)):
-                check_named_base(self._store, name, config, Path(given), behavior)
+                check_named_base(self._store, name, config, Path(given), behavior, self._stat_cache)
             else:
                 _check_live_base(given, behavior, name)
         behavior_id = BehaviorId(self._transaction.add_record(behavior))
