@@ -127,11 +127,20 @@ class CommitGraph(Snapshot):
 
     def composition(self, id: CompositionId) -> Composition | None:
         """A composition's record, or None where there is none of that id."""
-        row = self._first(select(compositions.c.identity).where(compositions.c.id == id))
-        if row is None:
-            return None
-        members = self._all(select(slots).where(slots.c.composition == id).order_by(slots.c.position))
-        return Composition(read_id(row.identity, IdentityId), tuple(_slot(member) for member in members))
+        return self.compositions([id]).get(id)
+
+    def compositions(self, wanted: Iterable[CompositionId]) -> dict[CompositionId, Composition]:
+        """The same for many; those that are not there are left out."""
+        found: dict[CompositionId, Composition] = {}
+        for batch in batches(dict.fromkeys(wanted)):
+            members: dict[str, list[Slot]] = {}
+            statement = select(slots).where(slots.c.composition.in_(batch))
+            for row in self._all(statement.order_by(slots.c.composition, slots.c.position)):
+                members.setdefault(row.composition, []).append(_slot(row))
+            for row in self._all(select(compositions).where(compositions.c.id.in_(batch))):
+                identity = read_id(row.identity, IdentityId)
+                found[read_id(row.id, CompositionId)] = Composition(identity, tuple(members.get(row.id, ())))
+        return found
 
     def _generations(self, ids: Iterable[CommitId]) -> dict[CommitId, int]:
         wanted = dict.fromkeys(ids)
