@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,12 +26,17 @@ class Run:
     Attributes:
         wall: Seconds from its start to its end.
         cpu: Seconds of user and system time, those of its threads included.
-        peak: Bytes of its largest resident set.
+        peak: Bytes of the largest resident set of any one process among it and those that it waited for. A child
+            inherits the peak of whoever starts it, so what measures must stay small itself.
     """
 
     wall: float
     cpu: float
     peak: int
+
+
+class ProcessFailedError(SystemExit):
+    """A measured process failed. Left alone it ends the script with what that process wrote to stderr."""
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -51,21 +57,22 @@ def run(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> R
     """Runs a process to its end, its output thrown away, and says what it took.
 
     Raises:
-        SystemExit: It failed; what it wrote to stderr is shown.
+        ProcessFailedError: It failed; what it wrote to stderr is shown.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(
-        command, cwd=folder, env=dict(variables), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr is not None
-    said = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    wall = time.perf_counter() - start
-    process.stderr.close()
-    if process.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} exited {process.returncode}:\n{said.decode(errors='replace')}")
+    # A file, no pipe: what a process leaves running behind it would keep a pipe open.
+    with tempfile.TemporaryFile() as stderr:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=folder, env=dict(variables), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            stderr.seek(0)
+            said = stderr.read().decode(errors="replace").strip()
+            raise ProcessFailedError(f"{' '.join(command)} exited {process.returncode}:\n{said}")
     unit = 1 if sys.platform == "darwin" else 1024
     return Run(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
 
