@@ -41,13 +41,13 @@ class StatCache:
     Args:
         store: The repository.
         trust: Whether lookups may find anything; what is read is remembered all the same.
-        clock: Nanoseconds of the Unix epoch.
+        clock: Nanoseconds of the Unix epoch; None for ``time.time_ns``.
     """
 
-    def __init__(self, store: Store, *, trust: bool = True, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, store: Store, *, trust: bool = True, clock: Callable[[], int] | None = None) -> None:
         self._store = store
         self._trust = trust
-        self._clock = clock
+        self._clock = clock or time.time_ns
         self._path = store.folder / FILE
         self._inside = os.path.realpath(store.folder) + os.sep
         self._lines: dict[str, bytes] | None = None
