@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -9,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 from rblstore.errors import InputError
 
 MAX_BYTES = 64 << 10
+MAX_THREADS = 64
 Compression = Literal["fast", "max", "none"]
 
 
@@ -19,10 +21,17 @@ class Configuration:
     Attributes:
         author: Who commits where nobody else is named, or None.
         compression: ``fast``, ``max`` or ``none``; how frames written from now on are encoded.
+        threads: How many threads encode and decode; 0 for as many as there are cores. No byte depends on it.
     """
 
     author: str | None = None
     compression: Compression = "fast"
+    threads: int = 0
+
+    @property
+    def workers(self) -> int:
+        """Threads that encode and decode."""
+        return self.threads or min(max(len(os.sched_getaffinity(0)), 2), MAX_THREADS)
 
 
 DEFAULT_TEXT = """\
@@ -31,6 +40,7 @@ DEFAULT_TEXT = """\
 
 [storage]
 compression = "fast"   # fast | max | none
+threads = 0            # that encode and decode; 0 for one a core
 """
 
 
@@ -70,6 +80,9 @@ def parse_configuration(data: bytes) -> Configuration:
     compression = _text(storage, "compression") or "fast"
     if compression not in get_args(Compression):
         raise _bad(f"compression {compression!r} is none of {', '.join(get_args(Compression))}")
+    threads = storage.pop("threads", 0)
+    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= MAX_THREADS:
+        raise _bad(f"threads {threads!r} is no number from 0 to {MAX_THREADS}")
     if unknown := sorted([*table, *(f"storage.{key}" for key in storage)]):
         raise _bad(f"{unknown[0]!r} is not a known setting")
-    return Configuration(author, cast("Compression", compression))
+    return Configuration(author, cast("Compression", compression), threads)

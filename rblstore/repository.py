@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 from rblstore.catalog.database import Catalog
 from rblstore.catalog.reader import CatalogReader
 from rblstore.catalog.rows import PackRow
-from rblstore.configuration import DEFAULT_TEXT, Configuration, parse_configuration
+from rblstore.configuration import DEFAULT_TEXT, Compression, Configuration, parse_configuration
+from rblstore.contents import Contents
 from rblstore.errors import ConflictError, CorruptError, InputError, NotFoundError, RblError
 from rblstore.objects import limits
 from rblstore.objects.history_records import SYMBOLIC
@@ -34,12 +35,6 @@ if TYPE_CHECKING:
 HEADS, TAGS, PROBES = "refs/heads/", "refs/tags/", "refs/probes/"
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
-
-
-class MissingContentError(CorruptError):
-    """A content or record that something refers to is in no pack."""
-
-    code = "missing_content"
 
 
 class RepositoryExistsError(ConflictError):
@@ -82,7 +77,7 @@ class Store:
         self.configuration = configuration
         self.backend: Backend = DiskBackend(self.folder)
         self.log = RefsLog(self.folder / "refs.log")
-        self._packs: dict[PackId, PackReader] = {}
+        self.contents = Contents(self.backend, catalog, configuration.workers)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -164,7 +159,7 @@ class Store:
 
     def close(self) -> None:
         """Closes the catalog and forgets open packs."""
-        self._packs.clear()
+        self.contents.close()
         self.catalog.close()
 
     def reconcile(self) -> None:
@@ -236,11 +231,7 @@ class Store:
 
     def pack(self, pack: PackId) -> PackReader:
         """A reader of one pack, kept open."""
-        if pack not in self._packs:
-            from rblstore.storage.pack_reader import PackReader
-
-            self._packs[pack] = PackReader(self.backend, pack)
-        return self._packs[pack]
+        return self.contents.pack(pack)
 
     def records_of(self, summary: PackSummary, reader: PackReader) -> Iterator[tuple[RecordId, Record]]:
         """Every record of a record pack, parsed.
@@ -270,18 +261,11 @@ class Store:
         Raises:
             MissingContentError: In no pack.
         """
-        with self.catalog.read() as reader:
-            location = reader.location(ContentId(content))
-        if location is None:
-            raise MissingContentError(
-                f"content {content.short} is in no pack", object=content, hint="Run: rbl fsck --full"
-            )
-        return location
+        return self.contents.location(content)
 
     def has(self, content: ContentId) -> bool:
         """Whether a content is stored."""
-        with self.catalog.read() as reader:
-            return reader.has_content(content)
+        return self.contents.has(content)
 
     def content(self, content: ContentId) -> Iterator[memoryview]:
         """A content's bytes in order; the digest is checked by the time the iterator is exhausted.
@@ -289,8 +273,7 @@ class Store:
         Raises:
             CorruptError: Missing, damaged, or not what its id says.
         """
-        location = self.location(content)
-        yield from self.pack(location.pack).read(location)
+        return self.contents.read((content,))
 
     def content_bytes(self, content: ContentId | RecordId, max_bytes: int) -> bytes:
         """A small content whole.
@@ -299,8 +282,17 @@ class Store:
             CorruptError: Missing or damaged.
             InputError: Larger than ``max_bytes``.
         """
-        location = self.location(content)
-        return self.pack(location.pack).read_small(location, max_bytes)
+        return self.contents.read_small(content, max_bytes)
+
+    def contents_of(self, entry: FileEntry) -> tuple[ContentId, ...]:
+        """The contents that a stored file is put together from, in order.
+
+        Raises:
+            CorruptError: Its manifest is missing or damaged.
+        """
+        from rblstore.objects.content_records import FileManifest
+
+        return (entry.sha256,) if entry.manifest is None else self.record(entry.manifest, FileManifest).contents()
 
     def file(self, entry: FileEntry) -> Iterator[memoryview]:
         """A stored file's bytes in order. Whoever writes them checks the whole file's digest.
@@ -308,13 +300,7 @@ class Store:
         Raises:
             CorruptError: Something of it is missing or damaged.
         """
-        from rblstore.objects.content_records import FileManifest
-
-        if entry.manifest is None:
-            yield from self.content(entry.sha256)
-            return
-        for content in self.record(entry.manifest, FileManifest).contents():
-            yield from self.content(content)
+        return self.contents.read(self.contents_of(entry))
 
     # -- records ------------------------------------------------------------------------------------------------
 
@@ -359,11 +345,12 @@ class Store:
     # -- writing ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def transaction(self, author: str) -> Iterator[Transaction]:
+    def transaction(self, author: str, compression: Compression | None = None) -> Iterator[Transaction]:
         """Gathers contents, records and ref changes and publishes them together, or nothing at all.
 
         Args:
             author: Who does it, for the operation log.
+            compression: How frames are encoded; None for what the settings say.
 
         Raises:
             RefMovedError: A ref is no longer what the change says it was.
@@ -373,7 +360,7 @@ class Store:
 
         with ExitStack() as stack:
             stack.enter_context(shared(self.folder / "lock"))
-            transaction = stack.enter_context(Transaction(self, author))
+            transaction = stack.enter_context(Transaction(self, author, compression))
             yield transaction
             transaction.publish()
 

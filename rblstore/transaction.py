@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rblstore.catalog.operation_log import next_operation
+from rblstore.configuration import Compression
 from rblstore.errors import InputError, RblError
 from rblstore.objects.history_records import Operation, RefChange
 from rblstore.objects.ids import ContentId, OperationId, RecordId
 from rblstore.objects.locations import PackSummary
 from rblstore.objects.record import Record
 from rblstore.repository import AnyRecord, Store, utc_now
+from rblstore.storage.encoding import Source
 from rblstore.storage.pack_writer import AddedContent, PackWriter
 
 
@@ -40,7 +42,7 @@ def _require_readable(record: Record, data: bytes) -> None:
 class Transaction:
     """What one command writes. Nothing of it is visible before :meth:`publish`; leaving without it leaves nothing."""
 
-    def __init__(self, store: Store, author: str) -> None:
+    def __init__(self, store: Store, author: str, compression: Compression | None = None) -> None:
         self._store = store
         self._author = author
         self._changes: dict[str, RefChange] = {}
@@ -49,8 +51,13 @@ class Transaction:
         self._undoes: OperationId | None = None
         self.operation: Operation | None = None
         self.packs: list[PackSummary] = []
+        settings = store.configuration
         self._contents = PackWriter(
-            store.backend, "C", is_stored=store.has, compression=store.configuration.compression
+            store.backend,
+            "C",
+            is_stored=store.has,
+            compression=compression or settings.compression,
+            workers=settings.workers,
         )
         self._record_pack = PackWriter(store.backend, "R", is_stored=self._record_is_stored, compression="fast")
 
@@ -75,6 +82,32 @@ class Transaction:
             element_width: Bytes of one element of a tensor, 0 for anything else.
         """
         return self._contents.add(chunks, element_width=element_width)
+
+    def add_source(
+        self,
+        source: Source,
+        *,
+        element_width: int = 0,
+        beneath: ContentId | None = None,
+        inspect: Callable[[memoryview], None] | None = None,
+    ) -> AddedContent:
+        """Stores a content that can be read by ranges; it is read before this returns, and hashed and encoded after.
+
+        Args:
+            source: Its bytes.
+            element_width: Bytes of one element of a tensor, 0 for anything else.
+            beneath: A stored content that it may equal, or be stored as a difference from.
+            inspect: Is shown every byte once, in order, in a thread; done once the content's id is known.
+        """
+        contents = self._store.contents
+        expected = base = None if beneath is None else contents.find(beneath)
+        if expected is not None and expected.bases:
+            # A chain of differences has one link: what lies beneath is one itself, so this is one from the same base.
+            roots = sorted(expected.bases)
+            base = contents.find(roots[0]) if len(roots) == 1 else None
+        return self._contents.add_source(
+            source, element_width=element_width, expected=expected, base=base, inspect=inspect
+        )
 
     def add_record(self, record: AnyRecord) -> RecordId:
         """Stores a record and returns its id, typed by its kind.

@@ -163,22 +163,32 @@ def read_exact(descriptor: int, offset: int, length: int) -> bytes:
         TruncatedFileError: The file ends before.
         BadDirectoryError: The system failed to read.
     """
-    parts: list[bytes] = []
-    missing = length
-    while missing:
+    data = bytearray(length)
+    read_exactly_into(descriptor, offset, memoryview(data))
+    return bytes(data)
+
+
+def read_exactly_into(descriptor: int, offset: int, out: memoryview) -> None:
+    """Fills ``out`` with the bytes of a file at an offset, without moving its position.
+
+    Raises:
+        TruncatedFileError: The file ends before.
+        BadDirectoryError: The system failed to read.
+    """
+    while out:
         try:
-            part = os.pread(descriptor, missing, offset)
+            count = os.preadv(descriptor, [out], offset)
         except OSError as error:
-            raise BadDirectoryError(f"reading {missing} bytes at {offset} failed: {error.strerror or error}") from error
-        if not part:
+            raise BadDirectoryError(
+                f"reading {len(out)} bytes at {offset} failed: {error.strerror or error}"
+            ) from error
+        if not count:
             raise TruncatedFileError(
-                f"the file ends {missing} bytes before the end of what it should hold",
+                f"the file ends {len(out)} bytes before the end of what it should hold",
                 hint="Make sure that it was copied or downloaded whole and that nothing is writing to it.",
             )
-        parts.append(part)
-        offset += len(part)
-        missing -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+        offset += count
+        out = out[count:]
 
 
 def _hub_cache(root: Path) -> Path | None:

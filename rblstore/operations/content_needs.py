@@ -19,7 +19,7 @@ from rblstore.objects import limits
 from rblstore.objects.canonical import VERSION
 from rblstore.objects.history_records import Composition, Tag
 from rblstore.objects.ids import CommitId, CompositionId, ContentId, RecordId
-from rblstore.repository import HEADS, TAGS, MissingContentError, Store
+from rblstore.repository import HEADS, TAGS, Store
 from rblstore.storage.pack_bases import bases_of
 
 # How many identities, behaviors or baselines are held at once.
@@ -128,9 +128,7 @@ def _record_texts(store: Store, wanted: Collection[RecordId], kinds: Collection[
         locations = reader.locations(ContentId(record_id) for record_id in wanted)
     prefixes = tuple(f"rblstore/{kind}/{VERSION}\n" for kind in kinds)
     for record_id in wanted:
-        location = locations.get(ContentId(record_id))
-        if location is None:
-            raise missing_content(record_id)
+        location = locations.get(ContentId(record_id)) or store.location(record_id)
         data = store.pack(location.pack).read_small(location, limits.RECORD_BYTES + 128)
         text = data.decode("utf-8", "replace")
         if not text.startswith(prefixes):
@@ -140,11 +138,6 @@ def _record_texts(store: Store, wanted: Collection[RecordId], kinds: Collection[
                 hint="Run: rbl fsck --full",
             )
         yield record_id, text
-
-
-def missing_content(content: str) -> MissingContentError:
-    """What is raised where something that is needed is in no pack."""
-    return MissingContentError(f"content {content[:12]} is in no pack", object=content, hint="Run: rbl fsck --full")
 
 
 def read_bases(store: Store) -> dict[str, tuple[str, ...]]:
@@ -158,7 +151,7 @@ def read_bases(store: Store) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for row in packs:
         if row.kind == "C":
-            for content, bases in bases_of(store.backend, row.pack).items():
+            for content, bases in bases_of(store.backend, store.pack(row.pack).footer()).items():
                 found.setdefault(content, bases)
     return found
 

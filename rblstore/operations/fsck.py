@@ -114,7 +114,7 @@ class _Check:
 
     def _read_pack(self, pack: PackId, known: set[PackId]) -> None:
         whole = True
-        for found in check_pack(self._store.backend, pack, full=self._full):
+        for found in check_pack(self._store.backend, pack, full=self._full, find=self._store.contents.find):
             if found.content is None:
                 whole = False
                 self._lose(pack, found.problem)

@@ -1,24 +1,27 @@
-"""Reading a directory's files into a transaction: one pass over each, digests on the way."""
+"""Reading a directory's files into a transaction: one pass over each, digests on the way, none over what is known."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rblstore.checkpoints.not_a_number import NanCounter
-from rblstore.checkpoints.safetensors_header import SafetensorsHeader, read_header
-from rblstore.checkpoints.source_directory import SourceDirectory, SourceFile, read_exact
+from rblstore.checkpoints.safetensors_header import SafetensorsHeader, TensorSpan, read_header
+from rblstore.checkpoints.source_directory import SourceDirectory, SourceFile, read_exact, read_exactly_into
 from rblstore.errors import ConflictError
 from rblstore.objects.content_records import FileEntry, FileManifest, NamedTensor, StoredTensor
 from rblstore.objects.dtypes import BITS
 from rblstore.objects.ids import ContentId, FileManifestId
 from rblstore.operations.progress import Meter
+from rblstore.operations.stat_cache import FileStamp, KnownFile, StatCache
+from rblstore.storage.pack_writer import AddedContent
 from rblstore.transaction import Transaction
 
-CHUNK = 1 << 20
+_NOTES = 5
 
 
 class SourceChangedError(ConflictError):
@@ -44,39 +47,70 @@ class StoredFiles:
     raw: int
 
 
-class _FileReader:
-    """Sequential reads of one file by pread, hashing the whole file as they pass."""
+class _OpenFile:
+    """Reads of one file by pread, hashing the whole file as its bytes come by for the first time."""
 
     def __init__(self, descriptor: int, stage: str, meter: Meter) -> None:
         self._descriptor = descriptor
         self._stage = stage
         self._meter = meter
+        self._hashed = 0
         self._digest = hashlib.sha256()
 
     def at(self, offset: int, length: int) -> bytes:
         """Bytes of a range, not hashed."""
         return read_exact(self._descriptor, offset, length)
 
-    def pass_through(self, data: bytes) -> None:
-        self._digest.update(data)
-        self._meter.add(self._stage, len(data))
+    def read_into(self, out: memoryview, offset: int) -> None:
+        """Fills ``out`` with the bytes at an offset."""
+        read_exactly_into(self._descriptor, offset, out)
+        self.pass_by(out, offset)
 
-    def chunks(self, start: int, length: int) -> Iterator[bytes]:
-        """The bytes of the range that follows what was hashed last."""
-        end = start + length
-        while start < end:
-            data = self.at(start, min(CHUNK, end - start))
-            self.pass_through(data)
-            yield data
-            start += len(data)
+    def pass_by(self, data: memoryview | bytes, offset: int) -> None:
+        """Hashes bytes that follow what was hashed last; what is read again was hashed before."""
+        if offset == self._hashed:
+            self._digest.update(data)
+            self._hashed += len(data)
+            self._meter.add(self._stage, len(data))
 
     def digest(self) -> ContentId:
+        """SHA-256 of the whole file, once all of it has come by."""
         return ContentId(self._digest.hexdigest())
 
 
-def _stamp(descriptor: int) -> tuple[int, int, int]:
-    status = os.fstat(descriptor)
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+@dataclass(frozen=True)
+class _Span:
+    """A range of an open file: a tensor, or the whole of it."""
+
+    file: _OpenFile
+    begin: int
+    size: int
+
+    def read_into(self, out: memoryview, start: int) -> None:
+        self.file.read_into(out, self.begin + start)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor on its way into the store."""
+
+    span: TensorSpan
+    added: AddedContent
+    nans: NanCounter
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A file that was read, and whose contents may not be hashed yet."""
+
+    source: Path
+    path: str
+    stamp: FileStamp
+    read_ns: int
+    sha256: ContentId | None
+    whole: AddedContent | None
+    header: AddedContent | None
+    tensors: tuple[_Tensor, ...]
 
 
 def changed_meanwhile(path: Path) -> SourceChangedError:
@@ -92,6 +126,7 @@ def store_files(
     transaction: Transaction,
     source: SourceDirectory,
     meter: Meter,
+    cache: StatCache,
     beneath: Mapping[str, StoredTensor] | None = None,
 ) -> StoredFiles:
     """Stores every file of a directory: safetensors tensor by tensor, anything else whole.
@@ -100,59 +135,105 @@ def store_files(
         transaction: Where the contents and manifests go.
         source: The scanned directory.
         meter: Is told every byte read.
+        cache: Knows files that have not changed since they were read last; those are not read.
         beneath: What lies under these files, by tensor name: what a tensor may be stored as a difference from.
 
     Raises:
         BadSafetensorsError: A header that lies.
         SourceChangedError: A file was written to meanwhile.
     """
-    entries, manifests, warnings = [], {}, []
+    known: dict[str, KnownFile] = {}
+    read: list[_Read] = []
     for file in source.files:
-        descriptor = file.open()
-        try:
-            before = _stamp(descriptor)
-            reader = _FileReader(descriptor, f"reading {file.path}", meter)
-            if file.kind == "safetensors":
-                manifest, notes = _store_safetensors(transaction, reader, file, before[0])
-                manifest_id = FileManifestId(transaction.add_record(manifest))
-                manifests[file.path] = manifest
-                warnings += notes
-                entry = FileEntry(file.path, reader.digest(), before[0], manifest_id)
-            else:
-                added = transaction.add_content(reader.chunks(0, before[0]))
-                entry = FileEntry(file.path, added.content, before[0])
-            if _stamp(descriptor) != before:
-                raise changed_meanwhile(source.path / file.path)
-        finally:
-            os.close(descriptor)
-        entries.append(entry)
-    entries.sort(key=lambda entry: entry.path)
-    raw = sum(entry.size for entry in entries)
-    return StoredFiles(tuple(entries), manifests, tuple(warnings), raw)
+        found = _look_or_read(transaction, source, file, meter, cache, beneath or {})
+        if isinstance(found, _Read):
+            read.append(found)
+        else:
+            known[file.path] = found
+    # Only now is anything waited for: the threads hash and encode one file while the next one is read.
+    for one in read:
+        known[one.path] = what = _settle(transaction, one)
+        cache.remember(one.source, one.stamp, one.read_ns, what)
+    entries = tuple(FileEntry(path, what.sha256, what.size, what.manifest) for path, what in sorted(known.items()))
+    return StoredFiles(
+        entries,
+        {path: what.record for path, what in known.items() if what.record is not None},
+        tuple(f"{path}: {note}" for path, what in known.items() for note in what.notes),
+        sum(entry.size for entry in entries),
+    )
 
 
-def _store_safetensors(
-    transaction: Transaction, reader: _FileReader, file: SourceFile, size: int
-) -> tuple[FileManifest, list[str]]:
-    header: SafetensorsHeader = read_header(reader.at, size, name=file.path)
-    reader.pass_through(header.raw)
+def _look_or_read(
+    transaction: Transaction,
+    source: SourceDirectory,
+    file: SourceFile,
+    meter: Meter,
+    cache: StatCache,
+    beneath: Mapping[str, StoredTensor],
+) -> KnownFile | _Read:
+    path = source.path / file.path
+    safetensors = file.kind == "safetensors"
+    descriptor = file.open()
+    try:
+        read_ns = time.time_ns()
+        stamp = FileStamp.of(os.fstat(descriptor))
+        known = cache.lookup(path, stamp)
+        if known is not None and (known.record is not None) == safetensors:
+            meter.add(f"known {file.path}", stamp.size)
+            return known
+        opened = _OpenFile(descriptor, f"reading {file.path}", meter)
+        if safetensors:
+            header = read_header(opened.at, stamp.size, name=file.path)
+            found = _read_tensors(transaction, opened, header, beneath)
+            read = _Read(path, file.path, stamp, read_ns, opened.digest(), None, *found)
+        else:
+            whole = transaction.add_source(_Span(opened, 0, stamp.size))
+            read = _Read(path, file.path, stamp, read_ns, None, whole, None, ())
+        if FileStamp.of(os.fstat(descriptor)) != stamp:
+            raise changed_meanwhile(path)
+        return read
+    finally:
+        os.close(descriptor)
+
+
+def _read_tensors(
+    transaction: Transaction, opened: _OpenFile, header: SafetensorsHeader, beneath: Mapping[str, StoredTensor]
+) -> tuple[AddedContent, tuple[_Tensor, ...]]:
+    opened.pass_by(header.raw, 0)
     added = transaction.add_content([header.raw])
-    header_content = added.content
-    tensors, with_nan = [], []
+    tensors = []
     for span in header.tensors:
-        counter = NanCounter(span.dtype)
-        chunks = reader.chunks(len(header.raw) + span.begin, span.end - span.begin)
-        added = transaction.add_content(_counted(chunks, counter), element_width=BITS[span.dtype] // 8)
-        tensors.append(NamedTensor(span.name, StoredTensor(span.dtype, span.shape, added.content)))
-        if counter.count:
-            with_nan.append((span.name, counter.count))
-    notes = [f"{file.path}: {name} holds {count} NaN" for name, count in with_nan[:5]]
-    if len(with_nan) > len(notes):
-        notes.append(f"{file.path}: {len(with_nan) - len(notes)} more tensors hold NaN")
-    return FileManifest(header_content, tuple(tensors)), notes
+        nans = NanCounter(span.dtype)
+        under = beneath.get(span.name)
+        tensor = transaction.add_source(
+            _Span(opened, len(header.raw) + span.begin, span.end - span.begin),
+            element_width=BITS[span.dtype] // 8,
+            beneath=under.content if under is not None and _is_like(span, under) else None,
+            inspect=nans.update,
+        )
+        tensors.append(_Tensor(span, tensor, nans))
+    return added, tuple(tensors)
 
 
-def _counted(chunks: Iterator[bytes], counter: NanCounter) -> Iterator[bytes]:
-    for chunk in chunks:
-        counter.update(memoryview(chunk))
-        yield chunk
+def _is_like(span: TensorSpan, under: StoredTensor) -> bool:
+    """Whether elements of the two correspond: equal shapes, or one with more rows than the other."""
+    return under.dtype == span.dtype and len(under.shape) == len(span.shape) and under.shape[1:] == span.shape[1:]
+
+
+def _settle(transaction: Transaction, read: _Read) -> KnownFile:
+    """What a file is, once everything in it has been hashed."""
+    if read.whole is not None or read.header is None or read.sha256 is None:
+        sha256 = read.sha256 if read.whole is None else read.whole.content
+        assert sha256 is not None
+        return KnownFile(sha256, read.stamp.size)
+    tensors = tuple(
+        NamedTensor(tensor.span.name, StoredTensor(tensor.span.dtype, tensor.span.shape, tensor.added.content))
+        for tensor in read.tensors
+    )
+    manifest = FileManifest(read.header.content, tensors)
+    with_nan = [(tensor.span.name, tensor.nans.count) for tensor in read.tensors if tensor.nans.count]
+    notes = [f"{name} holds {count} NaN" for name, count in with_nan[:_NOTES]]
+    if len(with_nan) > _NOTES:
+        notes.append(f"{len(with_nan) - _NOTES} more tensors hold NaN")
+    manifest_id = FileManifestId(transaction.add_record(manifest))
+    return KnownFile(read.sha256, read.stamp.size, manifest_id, tuple(notes), manifest)

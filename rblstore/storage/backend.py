@@ -156,6 +156,15 @@ class Backend(Protocol):
             ReadError: The system refused.
         """
 
+    def read_into(self, key: str, offset: int, out: memoryview) -> None:
+        """Fills ``out`` with the bytes from ``offset`` on; raises as :meth:`read` does.
+
+        Args:
+            key: Which object.
+            offset: First byte wanted.
+            out: Writable bytes, as many as are wanted. After an error they hold anything.
+        """
+
     def size(self, key: str) -> int:
         """The object's bytes.
 

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rblstore.storage.backend import ReadError, check_key, check_prefix, check_span, is_key, missing
@@ -82,9 +83,7 @@ class DiskBackend:
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """See :meth:`rblstore.storage.backend.Backend.read`."""
-        descriptor, size = self._open(key)
-        try:
-            check_span(key, offset, length, size)
+        with self._opened(key, offset, length) as descriptor:
             data = os.pread(descriptor, length, offset)
             if len(data) == length:
                 return data
@@ -94,6 +93,24 @@ class DiskBackend:
                 if not parts[-1]:
                     check_span(key, offset, length, offset + done)
             return b"".join(parts)
+
+    def read_into(self, key: str, offset: int, out: memoryview) -> None:
+        """See :meth:`rblstore.storage.backend.Backend.read_into`."""
+        length = len(out)
+        with self._opened(key, offset, length) as descriptor:
+            done = 0
+            while done < length:
+                count = os.preadv(descriptor, [out[done:]], offset + done)
+                if not count:
+                    check_span(key, offset, length, offset + done)
+                done += count
+
+    @contextmanager
+    def _opened(self, key: str, offset: int, length: int) -> Iterator[int]:
+        descriptor, size = self._open(key)
+        try:
+            check_span(key, offset, length, size)
+            yield descriptor
         except OSError as error:
             raise _unreadable(key, error) from error
         finally:

@@ -92,6 +92,10 @@ class MemoryBackend:
         check_span(key, offset, length, len(data))
         return bytes(memoryview(data)[offset : offset + length])
 
+    def read_into(self, key: str, offset: int, out: memoryview) -> None:
+        """See :meth:`rblstore.storage.backend.Backend.read_into`."""
+        out[:] = self.read(key, offset, len(out))
+
     def size(self, key: str) -> int:
         """See :meth:`rblstore.storage.backend.Backend.size`."""
         return len(self._object(key))

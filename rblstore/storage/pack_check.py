@@ -11,6 +11,7 @@ from rblstore.objects.locations import ContentLocation
 from rblstore.storage.backend import Backend, ReadError
 from rblstore.storage.codecs import UnknownCodecError
 from rblstore.storage.pack_reader import CorruptContentError, PackReader
+from rblstore.storage.stored_content import Find
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Damage:
     problem: str
 
 
-def check_pack(backend: Backend, pack: PackId, *, full: bool) -> Iterator[Damage]:
+def check_pack(backend: Backend, pack: PackId, *, full: bool, find: Find | None = None) -> Iterator[Damage]:
     """Everything that is wrong with a pack; nothing is changed, and damage raises nothing.
 
     Args:
@@ -36,11 +37,12 @@ def check_pack(backend: Backend, pack: PackId, *, full: bool) -> Iterator[Damage
         pack: Which one.
         full: Whether to decode every frame and compare the SHA-256 of every content, too. Without it: header, footer,
             index against the pack's id, and every frame's XXH3, which between them cover every byte.
+        find: Finds what frames are differences from; a full check needs it.
 
     Yields:
         At most one damage for each content, or one for the pack.
     """
-    reader = PackReader(backend, pack)
+    reader = PackReader(backend, pack, find)
     try:
         locations = reader.summary().locations
     except (CorruptError, ReadError) as error:

@@ -18,7 +18,7 @@ from rblstore.errors import CorruptError
 from rblstore.objects import limits
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackKind
-from rblstore.storage.codecs import NO_PARAMETERS, RAW, ZSTD
+from rblstore.storage.codecs import DELTA, NAMES, NO_PARAMETERS, RAW, ZSTD
 
 HEADER_BYTES: Final = 16
 ENTRY_BYTES: Final = 128
@@ -238,8 +238,12 @@ def _entry_problem(entry: FrameEntry, footer: Footer) -> str | None:
         return "stored bytes outside of the frames"
     if (entry.raw_length == 0) != (entry.size == 0) or (entry.raw_length == 0) != (entry.stored_length == 0):
         return "a length of zero where it may not be"
-    if entry.codec in (RAW, ZSTD) and (entry.base is not None or entry.parameters != NO_PARAMETERS):
-        return "parameters or a base that its codec does not have"
+    if entry.codec in (RAW, ZSTD) and entry.parameters != NO_PARAMETERS:
+        return "parameters that its codec does not have"
+    if entry.codec in NAMES and (entry.base is not None) != (entry.codec == DELTA):
+        return "a base that its codec does not have, or none where it must"
+    if entry.base == entry.content:
+        return "itself for a base"
     if entry.codec == RAW and entry.raw_length != entry.stored_length:
         return "a raw frame of another length than its slice"
     if entry.size == 0 and entry.codec != RAW:

@@ -8,17 +8,16 @@ has got the right bytes.
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
-from itertools import pairwise
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rblstore.errors import CorruptError, InputError
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackKind, PackSummary
-from rblstore.storage.backend import Backend
-from rblstore.storage.codecs import BadFrameError, UnknownCodecError, decode_frame
+from rblstore.storage.backend import Backend, missing
+from rblstore.storage.codecs import RAW, BadFrameError, UnknownCodecError, decode_frame
+from rblstore.storage.decoding import Wanted, read_contents
 from rblstore.storage.pack_format import (
     ENTRY_BYTES,
     FOOTER_BYTES,
@@ -35,14 +34,10 @@ from rblstore.storage.pack_format import (
     parse_footer,
     parse_header,
 )
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from rblstore.storage.stored_content import Find, StoredContent
 
 _INDEX_BLOCK_ENTRIES: Final = 8192
-_READERS: Final = 2
-# Stored and raw bytes of frames read ahead of the one that the caller has.
-_AHEAD_BYTES: Final = 32 << 20
+_AHEAD_ENTRIES: Final = 32
 
 
 class CorruptContentError(CorruptError):
@@ -78,10 +73,13 @@ class PackReader:
     Args:
         backend: Where the pack is.
         pack: Which one.
+        find: Finds contents of other packs, for frames that are differences; None where there is no way to.
     """
 
-    def __init__(self, backend: Backend, pack: PackId) -> None:
+    def __init__(self, backend: Backend, pack: PackId, find: Find | None = None) -> None:
         self._backend = backend
+        self._find = find
+        self._block = (-1, b"")
         self._pack = pack
         self._key = pack_key(pack)
         self._kind: PackKind | None = None
@@ -123,7 +121,13 @@ class PackReader:
         footer = self.footer()
         if first < 0 or count < 0 or first + count > footer.entries:
             raise malformed(self._pack, f"its index has no entries {first} to {first + count}")
-        return tuple(parse_entries(self._index_bytes(first, count), footer))
+        number, block = self._block
+        if not number <= first <= first + count <= number + len(block) // ENTRY_BYTES:
+            # Contents that were written together are read together: their entries come with the first one's.
+            number, block = first, self._index_bytes(first, min(max(count, _AHEAD_ENTRIES), footer.entries - first))
+            self._block = (number, block)
+        at = (first - number) * ENTRY_BYTES
+        return tuple(parse_entries(block[at : at + count * ENTRY_BYTES], footer))
 
     def summary(self) -> PackSummary:
         """Everything in the pack: the whole index, checked against the rules and the pack's id.
@@ -134,12 +138,25 @@ class PackReader:
         """
         return PackSummary(self._pack, self.kind(), self.footer().file_size, tuple(self._locations()))
 
-    def read(self, location: ContentLocation, *, verify: bool = True) -> Iterator[memoryview]:
+    def stored(self, location: ContentLocation) -> StoredContent:
+        """A content of this pack, whose frames can be read in any order.
+
+        Args:
+            location: Where it is; checked against the index.
+
+        Raises:
+            MalformedPackError: The pack does not have it there.
+            CorruptError, ReadError: As for :meth:`footer`.
+        """
+        if location.pack != self._pack:
+            raise self.misplaced(location.content)
+        return StoredContent(self, location, self._find)
+
+    def read(self, location: ContentLocation) -> Iterator[memoryview]:
         """A content's bytes, frame by frame, decoded ahead in threads that end with the iterator.
 
         Args:
             location: Where it is; checked against the index.
-            verify: Whether to compare the SHA-256 of the whole before giving out the last frame; XXH3 always is.
 
         Raises:
             CorruptContentError: A frame or the whole is not what it must be.
@@ -147,40 +164,9 @@ class PackReader:
             MalformedPackError: The pack does not have it there.
             CorruptError, ReadError: As for :meth:`footer`.
         """
-        digest = hashlib.sha256()
-        entries = self._entries_of(location)
-        with closing(self._frames(entries)) as frames:
-            for number, frame in enumerate(frames, 1):
-                if verify:
-                    digest.update(frame)
-                    if number == len(entries) and digest.hexdigest() != location.content:
-                        raise CorruptContentError(location.content, self._pack, "its SHA-256 differs")
-                yield memoryview(frame)
-
-    def read_range(self, location: ContentLocation, start: int, length: int) -> bytes:
-        """A part of a content, from the frames that it lies in; their XXH3 is compared.
-
-        Args:
-            location: Where the content is; checked against the index.
-            start: First byte wanted.
-            length: How many.
-
-        Raises:
-            CorruptContentError, UnknownCodecError, CorruptError, ReadError: As for :meth:`read`.
-        """
-        if start < 0 or length < 0 or start + length > location.size:
-            raise ValueError(f"bytes {start} to {start + length} of a content of {location.size}")
-        end = start + length
-        wanted = [
-            entry
-            for entry in self._entries_of(location)
-            if entry.start < end and start < entry.start + entry.raw_length
-        ]
-        parts = []
-        with closing(self._frames(wanted)) as frames:
-            for entry, frame in zip(wanted, frames, strict=True):
-                parts.append(memoryview(frame)[max(start - entry.start, 0) : end - entry.start])
-        return b"".join(parts)
+        with closing(read_contents([Wanted(self.stored(location))])) as pieces:
+            for piece in pieces:
+                yield piece.data
 
     def read_small(self, location: ContentLocation, max_bytes: int) -> bytes:
         """A whole content in memory, verified.
@@ -208,9 +194,59 @@ class PackReader:
             CorruptError, ReadError: As for :meth:`footer`.
         """
         stored = self._backend.read(self._key, entry.offset, entry.stored_length)
-        if checksum(stored) != entry.checksum:
-            raise CorruptContentError(entry.content, self._pack, f"the checksum of its frame at {entry.start} differs")
+        self._check(entry, stored)
         return stored
+
+    def decode_into(self, entry: FrameEntry, out: memoryview, base: memoryview | None) -> None:
+        """The raw bytes of one frame.
+
+        Args:
+            entry: Which.
+            out: Where they go: as many bytes as its raw length.
+            base: What lies beneath it, where it is a difference.
+
+        Raises:
+            CorruptContentError: The stored bytes are not what they must be.
+            UnknownCodecError: A later version wrote it.
+            CorruptError, ReadError: As for :meth:`footer`.
+        """
+        if entry.codec == RAW and entry.stored_length == len(out):
+            self._backend.read_into(self._key, entry.offset, out)
+            self._check(entry, out)
+            return
+        stored = self.stored_frame(entry)
+        try:
+            decode_frame(entry.codec, entry.parameters, stored, entry.raw_length, base=base, out=out)
+        except UnknownCodecError as error:
+            self._verify_id(self.footer())  # an index that rotted is no later version's
+            raise UnknownCodecError(
+                f"content {entry.content} in pack {self._pack}: {error.message}",
+                object=entry.content,
+                hint=error.hint,
+            ) from error
+        except BadFrameError as error:
+            raise self.damaged(entry, error.message) from error
+
+    def damaged(self, entry: FrameEntry, why: str) -> CorruptContentError:
+        """The error for a frame that is not what it must be."""
+        return CorruptContentError(entry.content, self._pack, why)
+
+    def misplaced(self, content: ContentId) -> CorruptError:
+        """The error for a content that is not where it is said to be.
+
+        Raises:
+            MalformedPackError: The index is damaged, which explains it.
+        """
+        self._verify_id(self.footer())
+        return malformed(self._pack, f"content {content} is not where it is said to be")
+
+    def missing(self) -> CorruptError:
+        """The error for a pack that is not there."""
+        return missing(self._key)
+
+    def _check(self, entry: FrameEntry, stored: bytes | memoryview) -> None:
+        if checksum(stored) != entry.checksum:
+            raise self.damaged(entry, f"the checksum of its frame at {entry.start} differs")
 
     def _index_bytes(self, first: int, count: int) -> bytes:
         offset = self.footer().index_offset + first * ENTRY_BYTES
@@ -238,56 +274,6 @@ class PackReader:
         header = self._backend.read(self._key, 0, HEADER_BYTES)
         if pack_id(header, self._index_blocks(footer)) != self._pack:
             raise malformed(self._pack, "its index is damaged")
-
-    def _entries_of(self, location: ContentLocation) -> tuple[FrameEntry, ...]:
-        if location.pack != self._pack or location.entries < 1:
-            raise malformed(self._pack, f"it is not where content {location.content} is said to be")
-        entries = self.entries(location.first_entry, location.entries)
-        follows = all(before.start + before.raw_length == after.start for before, after in pairwise(entries))
-        ends = entries[0].start == 0 and entries[-1].start + entries[-1].raw_length == location.size
-        named = all((entry.content, entry.size) == (location.content, location.size) for entry in entries)
-        if not (follows and ends and named):
-            self._verify_id(self.footer())
-            raise malformed(self._pack, f"content {location.content} is not where it is said to be")
-        return entries
-
-    def _decode(self, entry: FrameEntry) -> bytes:
-        stored = self.stored_frame(entry)
-        try:
-            return decode_frame(entry.codec, entry.parameters, stored, entry.raw_length)
-        except UnknownCodecError as error:
-            self._verify_id(self.footer())  # an index that rotted is no later version's
-            raise UnknownCodecError(
-                f"content {entry.content} in pack {self._pack}: {error.message}",
-                object=entry.content,
-                hint=error.hint,
-            ) from error
-        except BadFrameError as error:
-            raise CorruptContentError(entry.content, self._pack, error.message) from error
-
-    def _frames(self, entries: Sequence[FrameEntry]) -> Generator[bytes, None, None]:
-        if len(entries) < 2:
-            yield from map(self._decode, entries)
-            return
-        from concurrent.futures import ThreadPoolExecutor  # not for the small contents that history is made of
-
-        ahead: deque[tuple[int, Future[bytes]]] = deque()
-        waiting = deque(entries)
-        used = 0
-        executor = ThreadPoolExecutor(_READERS, thread_name_prefix="rbl-pack-reader")
-        try:
-            while waiting or ahead:
-                while waiting and len(ahead) <= _READERS:
-                    cost = waiting[0].raw_length + waiting[0].stored_length
-                    if ahead and used + cost > _AHEAD_BYTES:
-                        break
-                    used += cost
-                    ahead.append((cost, executor.submit(self._decode, waiting.popleft())))
-                cost, future = ahead.popleft()
-                yield future.result()
-                used -= cost
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)
 
 
 def read_small(backend: Backend, location: ContentLocation, max_bytes: int) -> bytes:

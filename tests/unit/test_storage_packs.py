@@ -19,7 +19,7 @@ from rblstore.errors import CorruptError
 from rblstore.objects import limits
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackSummary
-from rblstore.storage import pack_writer
+from rblstore.storage import encoding
 from rblstore.storage.backend import MissingObjectError
 from rblstore.storage.codecs import PLANES, RAW, ZSTD, UnknownCodecError
 from rblstore.storage.disk import DiskBackend
@@ -156,7 +156,7 @@ def test_a_pack_with_nothing_new_is_not_published() -> None:
 
 @pytest.mark.parametrize("inline", [0, 1 << 30])
 def test_a_large_content_that_turns_out_stored_leaves_no_trace(monkeypatch: pytest.MonkeyPatch, inline: int) -> None:
-    monkeypatch.setattr(pack_writer, "_INLINE_BYTES", inline)
+    monkeypatch.setattr(encoding, "_INLINE_BYTES", inline)
     large = noise(1000)
     plain, speculated = MemoryBackend(), MemoryBackend()
     expected = write(plain, b"before", b"after" * 50, frame_bytes=64)
@@ -171,7 +171,7 @@ def test_a_large_content_that_turns_out_stored_leaves_no_trace(monkeypatch: pyte
 
 @pytest.mark.parametrize("inline", [0, 1 << 30])
 def test_a_source_that_fails_leaves_the_pack_as_it_was(monkeypatch: pytest.MonkeyPatch, inline: int) -> None:
-    monkeypatch.setattr(pack_writer, "_INLINE_BYTES", inline)
+    monkeypatch.setattr(encoding, "_INLINE_BYTES", inline)
 
     def failing() -> Iterator[bytes]:
         yield noise(1000)

@@ -1,0 +1,131 @@
+"""Reading contents: from an id to its bytes, through the catalog and whichever pack holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Final
+
+from rblstore.catalog.database import Catalog
+from rblstore.errors import CorruptError
+from rblstore.objects.ids import ContentId, PackId, RecordId
+from rblstore.objects.locations import ContentLocation
+from rblstore.storage.backend import Backend
+
+if TYPE_CHECKING:
+    from rblstore.storage.pack_reader import PackReader
+    from rblstore.storage.stored_content import StoredContent
+
+# Bases are few and asked for once a frame.
+_KEPT: Final = 64
+
+
+class MissingContentError(CorruptError):
+    """A content or record that something refers to is in no pack."""
+
+    code = "missing_content"
+
+
+def _missing(content: ContentId | RecordId) -> MissingContentError:
+    return MissingContentError(f"content {content.short} is in no pack", object=content, hint="Run: rbl fsck --full")
+
+
+class Contents:
+    """Every content of one repository, for several threads to read.
+
+    Args:
+        backend: Where the packs are.
+        catalog: What is in them.
+        workers: Threads that decode.
+    """
+
+    def __init__(self, backend: Backend, catalog: Catalog, workers: int) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._workers = workers
+        self._packs: dict[PackId, PackReader] = {}
+        self._found: dict[ContentId, StoredContent] = {}
+
+    def close(self) -> None:
+        """Forgets open packs."""
+        self._packs.clear()
+        self._found.clear()
+
+    def pack(self, pack: PackId) -> PackReader:
+        """A reader of one pack, kept."""
+        if pack not in self._packs:
+            from rblstore.storage.pack_reader import PackReader
+
+            self._packs[pack] = PackReader(self._backend, pack, self.find)
+        return self._packs[pack]
+
+    def has(self, content: ContentId) -> bool:
+        """Whether a content is stored."""
+        with self._catalog.read() as reader:
+            return reader.has_content(content)
+
+    def location(self, content: ContentId | RecordId) -> ContentLocation:
+        """Where a content is.
+
+        Raises:
+            MissingContentError: In no pack.
+        """
+        with self._catalog.read() as reader:
+            location = reader.location(ContentId(content))
+        if location is None:
+            raise _missing(content)
+        return location
+
+    def stored(self, contents: Iterable[ContentId]) -> list[StoredContent]:
+        """Many contents, in the order asked for.
+
+        Raises:
+            MissingContentError: One is in no pack.
+            CorruptError: A pack is missing or damaged.
+        """
+        wanted = list(contents)
+        with self._catalog.read() as reader:
+            locations = reader.locations(wanted)
+        found = []
+        for content in wanted:
+            if content not in locations:
+                raise _missing(content)
+            found.append(self.pack(locations[content].pack).stored(locations[content]))
+        return found
+
+    def find(self, content: ContentId, gone: PackId | None = None) -> StoredContent | None:
+        """A content that others are differences from, or one whose pack is gone; None where no pack holds it."""
+        kept = self._found.get(content)
+        if kept is not None and kept.location.pack != gone:
+            return kept
+        with self._catalog.read() as reader:
+            location = reader.location(content)
+        if location is None or location.pack == gone:
+            return None
+        if len(self._found) >= _KEPT:
+            self._found.clear()
+        self._found[content] = found = self.pack(location.pack).stored(location)
+        return found
+
+    def read(self, contents: Sequence[ContentId]) -> Iterator[memoryview]:
+        """The bytes of contents, one after the other; each digest is compared before the content's last piece comes.
+
+        Raises:
+            CorruptError: Missing, damaged, or not what its id says.
+        """
+        from rblstore.storage.decoding import Wanted, read_contents
+
+        wanted = [Wanted(stored) for stored in self.stored(contents)]
+        with closing(read_contents(wanted, workers=self._workers)) as pieces:
+            for piece in pieces:
+                yield piece.data
+
+    def read_small(self, content: ContentId | RecordId, max_bytes: int) -> bytes:
+        """A small content whole.
+
+        Raises:
+            CorruptError: Missing or damaged.
+            InputError: Larger than ``max_bytes``.
+        """
+        location = self.location(content)
+        return self.pack(location.pack).read_small(location, max_bytes)
