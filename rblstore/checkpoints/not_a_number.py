@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from rblstore.errors import InputError
@@ -27,6 +28,7 @@ _ABOVE: Final = {
 # Types with one NaN, where IEEE has the negative zero.
 _NEGATIVE_ZERO: Final = ("F8_E4M3FNUZ", "F8_E5M2FNUZ")
 _BLOCK_BYTES: Final = 1 << 20
+_OF_THREAD = threading.local()
 
 
 class NanCounter:
@@ -50,7 +52,6 @@ class NanCounter:
         self._width = max(1, BITS[dtype] // 8)
         self._carry = b""
         self._counts = dtype in _ABOVE or dtype in _NEGATIVE_ZERO
-        self._scratch: NDArray[Any] | None = None
 
     def update(self, data: memoryview | bytes | bytearray) -> None:
         """Counts in the bytes that follow; chunks may end inside an element.
@@ -87,7 +88,10 @@ class NanCounter:
         values = np.frombuffer(view, dtype=np.dtype(f"<u{width}"))
         if sys.byteorder == "big":
             values = values.astype(values.dtype.newbyteorder("="))
-        found: NDArray[np.bool_] = np.greater(self._masked(values, mask), limit)
+        masked = self._masked(values, mask)
+        if masked.max() <= limit:
+            return  # nearly always; the largest is found in less time than each is judged
+        found: NDArray[np.bool_] = np.greater(masked, limit)
         if self._dtype == "C64":
             found = np.logical_or(found[0::2], found[1::2])
         self.count += int(np.count_nonzero(found))
@@ -95,9 +99,10 @@ class NanCounter:
     def _masked(self, values: NDArray[np.unsignedinteger[Any]], mask: int) -> NDArray[np.unsignedinteger[Any]]:
         import numpy as np
 
-        if self._scratch is None or len(self._scratch) < len(values):
-            self._scratch = np.empty(len(values), dtype=values.dtype)
-        masked: NDArray[np.unsignedinteger[Any]] = np.bitwise_and(
-            values, values.dtype.type(mask), out=self._scratch[: len(values)]
-        )
+        # One buffer a thread: a counter is made for each tensor, and the system would have to clear its pages.
+        room: bytearray = getattr(_OF_THREAD, "room", bytearray())
+        if len(room) < values.nbytes:
+            room = _OF_THREAD.room = bytearray(_BLOCK_BYTES)
+        out = np.frombuffer(room, dtype=values.dtype)[: len(values)]
+        masked: NDArray[np.unsignedinteger[Any]] = np.bitwise_and(values, values.dtype.type(mask), out=out)
         return masked

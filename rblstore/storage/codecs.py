@@ -56,7 +56,12 @@ def codec_name(codec: int) -> str:
 
 
 def encode_frame(
-    data: Buffer, compression: Compression, *, element_width: int = 0, base: Buffer | None = None
+    data: Buffer,
+    compression: Compression,
+    *,
+    element_width: int = 0,
+    base: Buffer | None = None,
+    out: memoryview | None = None,
 ) -> EncodedFrame:
     """Encodes one frame by a policy, never into more bytes than it has.
 
@@ -66,6 +71,8 @@ def encode_frame(
         element_width: Bytes of an element of what the frame holds, 0 where it holds none. Widths of 1, 2, 4 and 8 go
             into planes, anything else through zstd.
         base: The bytes that lie beneath, at the same start. They may be fewer.
+        out: Room for the stored bytes, at least as much as for the raw ones, which may be used; None for bytes of their
+            own.
 
     Returns:
         The same frame for the same input, always.
@@ -75,7 +82,7 @@ def encode_frame(
     if element_width in (1, 2, 4, 8) and len(data) % element_width == 0:
         from rblstore.storage import planes
 
-        found = planes.encode_planes(data, element_width, base, compression)
+        found = planes.encode_planes(data, element_width, base, compression, out)
         if found is None:
             return EncodedFrame(RAW, NO_PARAMETERS, data)
         layout, stored = found

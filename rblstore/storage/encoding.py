@@ -19,19 +19,17 @@ from rblstore.errors import InputError
 from rblstore.objects.ids import ContentId
 from rblstore.storage.codecs import DELTA, Buffer, Compression, EncodedFrame, encode_frame
 from rblstore.storage.pack_format import checksum
-from rblstore.storage.scratch import scratch
+from rblstore.storage.rooms import Rooms, scratch
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
-# Raw bytes between reading and writing; what they are encoded to takes at most as many again.
-_IN_FLIGHT_BYTES: Final = 48 << 20
+# Between reading and writing: the raw bytes and the room for what they are encoded to.
+_IN_FLIGHT_BYTES: Final = 72 << 20
 # Small records stay raw, so that reading history loads no codec.
 _RAW_RECORD_BYTES: Final = 4 << 10
 # Below this handing over to another thread costs more than it saves.
 _INLINE_BYTES: Final = 64 << 10
-# What one frame counts for at least, so that a million small contents are not all in flight at once.
-_LEAST_COST: Final = 32 << 10
 
 
 class RecordTooLargeError(InputError):
@@ -83,12 +81,12 @@ class Frame:
         "offset",
         "parameters",
         "raw_length",
-        "room",
+        "rooms",
         "start",
         "stored",
     )
 
-    def __init__(self, start: int, data: memoryview, room: bytearray | None) -> None:
+    def __init__(self, start: int, data: memoryview, *rooms: bytearray) -> None:
         self.start = start
         self.raw_length = len(data)
         self.offset = -1
@@ -96,23 +94,19 @@ class Frame:
         self.parameters = b""
         self.base: ContentId | None = None
         self.data = data
-        self.room = room
+        self.rooms = rooms
         self.encoded: EncodedFrame | None = None
         self.hashing: Future[None] | None = None
         self.encoding: Future[None] | None = None
-
-    @property
-    def cost(self) -> int:
-        """Bytes that it counts for while it is in flight."""
-        return max(self.raw_length, _LEAST_COST)
 
     def encode(self, compression: Compression, element_width: int, base: Beneath | None) -> None:
         """Fills in what the codec makes of the bytes."""
         beneath: Buffer | None = None
         if base is not None and self.start < base.size and compression != "none":
-            beneath = scratch(min(self.raw_length, base.size - self.start))
+            beneath = scratch(min(self.raw_length, base.size - self.start), "beneath")
             base.read_into(beneath, self.start)
-        encoded = encode_frame(self.data, compression, element_width=element_width, base=beneath)
+        out = memoryview(self.rooms[1]) if len(self.rooms) > 1 else None
+        encoded = encode_frame(self.data, compression, element_width=element_width, base=beneath, out=out)
         self.encoded = encoded
         self.codec, self.parameters = encoded.codec, encoded.parameters
         self.base = base.content if base is not None and encoded.codec == DELTA else None
@@ -184,8 +178,7 @@ class EncodingPipeline:
         self._take = take
         self._here: set[ContentId] = set()
         self._queue: deque[tuple[Incoming, Frame | None]] = deque()
-        self._in_flight = 0
-        self._rooms: list[bytearray] = []
+        self._rooms = Rooms(_IN_FLIGHT_BYTES)
         self._encoders: ThreadPoolExecutor | None = None
         self._hasher: ThreadPoolExecutor | None = None
 
@@ -252,27 +245,28 @@ class EncodingPipeline:
             if executor is not None:
                 executor.shutdown(wait=True, cancel_futures=True)
         self._hasher = self._encoders = None
-        self._rooms.clear()
+        self._rooms = Rooms(_IN_FLIGHT_BYTES)
 
     # -- in the caller's thread ---------------------------------------------------------------------------------
 
     def _gathered(self, incoming: Incoming, data: bytearray, *, only: bool) -> None:
-        self._make_way(len(data))
-        self._send(incoming, Frame(incoming.size, memoryview(data), None), only=only, encode=True)
+        # These bytes are not from the pool, but count as if they were.
+        rooms = self._take_rooms(len(data))
+        self._send(incoming, Frame(incoming.size, memoryview(data), *rooms), only=only, encode=True)
 
     def _read(self, source: Source, start: int) -> Frame:
         length = min(self._frame_bytes, source.size - start)
-        self._make_way(length)
-        # Buffers of a frame's size are used again: the system would have to clear new pages each time.
-        pooled = length * 4 >= self._frame_bytes
-        room = bytearray(length) if not pooled else self._rooms.pop() if self._rooms else bytearray(self._frame_bytes)
-        view = memoryview(room)[:length]
+        rooms = self._take_rooms(length)
+        view = memoryview(rooms[0])[:length]
         source.read_into(view, start)
-        return Frame(start, view, room if pooled else None)
+        return Frame(start, view, *rooms)
 
-    def _make_way(self, length: int) -> None:
-        while self._queue and self._in_flight + max(length, _LEAST_COST) > _IN_FLIGHT_BYTES:
+    def _take_rooms(self, length: int) -> list[bytearray]:
+        """Room for that many raw bytes and, where it is worth it, for what they are encoded to."""
+        count = 1 if self._compression == "none" or length < _INLINE_BYTES else 2
+        while self._queue and self._rooms.in_use + count * Rooms.size_for(length) > _IN_FLIGHT_BYTES:
             self._advance()
+        return [self._rooms.take(length) for _ in range(count)]
 
     def _send(self, incoming: Incoming, frame: Frame, *, only: bool, encode: bool) -> None:
         """Hands one frame to the threads."""
@@ -293,7 +287,6 @@ class EncodingPipeline:
         frame.encoding = self._submit(self._encoding(), self._encode, incoming, frame)
 
     def _queue_frame(self, incoming: Incoming, frame: Frame) -> None:
-        self._in_flight += frame.cost
         self._queue.append((incoming, frame))
         while self._queue and self._is_ready(*self._queue[0]):
             self._advance()
@@ -336,10 +329,9 @@ class EncodingPipeline:
 
     def _release(self, frame: Frame) -> None:
         frame.encoded, frame.data = None, memoryview(b"")
-        self._in_flight -= frame.cost
-        if frame.room is not None:
-            self._rooms.append(frame.room)
-            frame.room = None
+        for room in frame.rooms:
+            self._rooms.give(room)
+        frame.rooms = ()
 
     def _hashers(self) -> ThreadPoolExecutor | None:
         if self._hasher is None and self._workers:

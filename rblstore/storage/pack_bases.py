@@ -5,10 +5,8 @@ from __future__ import annotations
 from itertools import compress, count
 from typing import Final
 
-from rblstore.objects.ids import PackId
 from rblstore.storage.backend import Backend
-from rblstore.storage.pack_format import ENTRY_BYTES, pack_key
-from rblstore.storage.pack_reader import PackReader
+from rblstore.storage.pack_format import ENTRY_BYTES, Footer, pack_key
 
 _BLOCK_ENTRIES: Final = 8192
 # Where an entry has its flags and its base's id, and the flag for having one (docs/format.md, Packs).
@@ -18,21 +16,19 @@ _ID_BYTES: Final = 32
 _HAS_BASE: Final = bytes(value & 1 for value in range(256))
 
 
-def bases_of(backend: Backend, pack: PackId) -> dict[str, tuple[str, ...]]:
+def bases_of(backend: Backend, footer: Footer) -> dict[str, tuple[str, ...]]:
     """The bases of every content of a pack that has some; contents stored by themselves are left out.
 
     The index is not checked against the pack's id, and the ids are plain text: this is for counting, not for reading.
 
     Args:
         backend: Where the pack is.
-        pack: Which one.
+        footer: Its footer.
 
     Raises:
-        MalformedPackError: It does not begin and end as that pack does.
-        CorruptError, ReadError: It is missing, or the system refused.
+        CorruptError, ReadError: The pack is missing or has been cut short, or the system refused.
     """
-    footer = PackReader(backend, pack).footer()
-    key = pack_key(pack)
+    key = pack_key(footer.pack)
     found: dict[str, tuple[str, ...]] = {}
     named: dict[bytes, str] = {}  # one base serves many
     for first in range(0, footer.entries, _BLOCK_ENTRIES):

@@ -29,6 +29,7 @@ from rblstore.storage.compressors import (
     compress_matches,
     decompress,
 )
+from rblstore.storage.rooms import scratch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,8 +94,8 @@ class Layout:
 
 
 def encode_planes(
-    data: Buffer, width: int, base: Buffer | None, effort: Literal["fast", "max"]
-) -> tuple[Layout, bytes] | None:
+    data: Buffer, width: int, base: Buffer | None, effort: Literal["fast", "max"], out: memoryview | None = None
+) -> tuple[Layout, Buffer] | None:
     """A frame as planes.
 
     Args:
@@ -102,6 +103,7 @@ def encode_planes(
         width: Bytes of an element: 1, 2, 4 or 8.
         base: What may be subtracted: the base's bytes at the same start; where they end before, zeros follow.
         effort: How hard to try.
+        out: Room for the stored bytes, at least as much as for the raw ones; None for bytes of their own.
 
     Returns:
         The layout, whose transform says whether the base is used, and the stored bytes; None where they would not be
@@ -124,15 +126,21 @@ def encode_planes(
             best, best_bits, sampled = transform, bits, transform
     if min(best_bits) > _WORTH_BITS[effort]:
         return None
-    planes = _split(values, beneath, best)
+    planes = _split(values, beneath, best, room=scratch(len(view), "planes"))
     sampled_planes = _split(sample, sample_beneath, sampled)
     pieces = [
         _smallest(plane, few, bits, effort) for plane, few, bits in zip(planes, sampled_planes, best_bits, strict=True)
     ]
     lengths = struct.pack(f"<{width}I", *(len(piece) for piece in pieces))
-    if len(lengths) + sum(map(len, pieces)) >= len(view):
+    total = len(lengths) + sum(map(len, pieces))
+    if total >= len(view):
         return None
-    return Layout(width, best, xxhash.xxh3_64_intdigest(view)), b"".join((lengths, *pieces))
+    stored = memoryview(bytearray(total)) if out is None else out[:total]
+    at = 0
+    for piece in (lengths, *pieces):
+        stored[at : at + len(piece)] = piece
+        at += len(piece)
+    return Layout(width, best, xxhash.xxh3_64_intdigest(view)), stored
 
 
 def decode_planes(layout: Layout, stored: Buffer, base: Buffer | None, out: memoryview) -> None:
@@ -197,19 +205,23 @@ def _entropy(plane: Bytes) -> float:
     return float(-(shares * np.log2(shares)).sum())
 
 
-def _split(values: Elements, beneath: Elements | None, transform: int) -> list[Bytes]:
-    """The planes of the transformed elements, most significant first."""
+def _split(
+    values: Elements, beneath: Elements | None, transform: int, *, room: memoryview | None = None
+) -> list[Bytes]:
+    """The planes of the transformed elements, most significant first; in ``room``, where it is given."""
     import numpy as np
 
     width = values.itemsize
     if width == 1 and transform == PLAIN:
         return [values.view(np.uint8)]
-    planes = [np.empty(len(values), dtype=np.uint8) for _ in range(width)]
-    size = min(_BLOCK, len(values))
-    room, other = np.empty(size, dtype=values.dtype), np.empty(size, dtype=values.dtype)
+    count = len(values)
+    whole: Bytes = np.empty(values.nbytes, np.uint8) if room is None else np.frombuffer(room, np.uint8)
+    planes = [whole[at * count : (at + 1) * count] for at in range(width)]
+    size = min(_BLOCK, count)
+    blocks: Elements = np.frombuffer(scratch(2 * size * width, "blocks"), dtype=values.dtype)
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK]
-        here, spare = room[: len(block)], other[: len(block)]
+        here, spare = blocks[: len(block)], blocks[size : size + len(block)]
         if transform == PLAIN:
             here = block
         elif transform == ROTATED:
@@ -235,7 +247,7 @@ def _join(planes: Sequence[Bytes], beneath: Elements | None, transform: int, out
     import numpy as np
 
     width = out.itemsize
-    spare_room = np.empty(min(_BLOCK, len(out)), dtype=out.dtype)
+    spare_room: Elements = np.frombuffer(scratch(min(_BLOCK, len(out)) * width, "blocks"), dtype=out.dtype)
     for start in range(0, len(out), _BLOCK):
         here = out[start : start + _BLOCK]
         spare = spare_room[: len(here)]

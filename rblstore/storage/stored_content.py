@@ -16,7 +16,7 @@ from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation
 from rblstore.storage.backend import MissingObjectError
 from rblstore.storage.codecs import raw_checksum
-from rblstore.storage.scratch import scratch
+from rblstore.storage.rooms import scratch
 
 if TYPE_CHECKING:
     from rblstore.storage.pack_format import FrameEntry
@@ -128,7 +128,7 @@ class StoredContent:
             raise self._reader.damaged(frame, f"its base {frame.base} is not stored")
         if base.bases:
             raise self._reader.damaged(frame, f"its base {frame.base} is a difference itself")
-        room = scratch(max(0, min(frame.raw_length, base.size - frame.start)))
+        room = scratch(max(0, min(frame.raw_length, base.size - frame.start)), "base")
         if room:
             base.read_into(room, frame.start)
         return room

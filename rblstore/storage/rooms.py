@@ -1,0 +1,56 @@
+"""Buffers that are used again, so that the system need not clear new pages for each frame."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+_LEAST: Final = 64 << 10
+_OF_THREAD = threading.local()
+
+
+def scratch(length: int, purpose: str) -> memoryview:
+    """Bytes that are this thread's until it asks again for the same purpose, of no particular value."""
+    room: bytearray = getattr(_OF_THREAD, purpose, bytearray())
+    if len(room) < length:
+        room = bytearray(length)
+        setattr(_OF_THREAD, purpose, room)
+    return memoryview(room)[:length]
+
+
+class Rooms:
+    """A pool of buffers, of sizes that are powers of two. Used by one thread.
+
+    Args:
+        limit: Bytes above which buffers that nobody uses are let go.
+
+    Attributes:
+        in_use: Bytes of the buffers that somebody has.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.in_use = 0
+        self._limit = limit
+        self._free: list[bytearray] = []
+
+    @staticmethod
+    def size_for(length: int) -> int:
+        """Bytes of the buffer that a length gets."""
+        return max(_LEAST, 1 << max(length - 1, 0).bit_length())
+
+    def take(self, length: int) -> bytearray:
+        """A buffer of at least that many bytes, of no particular value."""
+        size = self.size_for(length)
+        self.in_use += size
+        for at, room in enumerate(self._free):
+            if len(room) == size:
+                return self._free.pop(at)
+        idle = sum(map(len, self._free))
+        while self._free and self.in_use + idle > self._limit:
+            idle -= len(self._free.pop(0))
+        return bytearray(size)
+
+    def give(self, room: bytearray) -> None:
+        """Takes a buffer back, to which nothing refers any more."""
+        self.in_use -= len(room)
+        self._free.append(room)
