@@ -1,14 +1,14 @@
 """What a checkout looks like on disk: which file goes where, and the ``rbl-composition.json`` that says so.
 
-``DIR/`` holds the identity's files, loadable as they are; ``DIR/behaviors/NAME/`` each behavior's; and
-``DIR/rbl-composition.json`` names the commit, the order, the weights and every file's digest:
+``DIR/`` holds the identity's files with every overlay laid on, loadable as they are; ``DIR/behaviors/NAME/`` each
+adapter's; and ``DIR/rbl-composition.json`` names the commit, the order, the weights and every file's digest:
 
     {
       "rblstore_checkout": 1,
       "form": "adapters",             or "merged"
       "commit": ID, "composition": ID, "identity": ID,
       "slots": [{"name", "behavior": ID, "weight", "path"}],     in the order in which they are applied; path is null
-                                                                 where the form leaves the behavior's files out
+                                                                 where it is in the checkpoint itself
       "files": [{"path", "sha256", "size"}]                      sorted by path; this file is not among them
     }
 """
@@ -18,12 +18,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from rblstore.errors import ConflictError, InputError, UsageError
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
-from rblstore.objects.content_records import Behavior, FileEntry, Identity
+from rblstore.objects.content_records import Behavior, FileEntry, NamedTensor
 from rblstore.objects.fields import Fields, require_sorted
 from rblstore.objects.ids import BehaviorId, CommitId, CompositionId, ContentId, IdentityId
 from rblstore.objects.paths import check_name, check_path, check_paths
@@ -50,7 +50,7 @@ class CheckoutSlot:
         name: Its slot's.
         behavior: Which.
         weight: Its scale.
-        path: Its folder in the checkout, or None where the form leaves its files out.
+        path: Its folder in the checkout, or None where it is in the checkpoint itself: an overlay, or anything merged.
     """
 
     name: str
@@ -167,18 +167,47 @@ def _read_file(value: Any) -> CheckoutFile:
 
 
 @dataclass(frozen=True)
+class ComposedWeights:
+    """A weight file that nobody committed as it is; see :mod:`rblstore.checkpoints.composed_layout`.
+
+    Attributes:
+        header: Its bytes before the first tensor, or the stored content that they are.
+        tensors: What follows, in order.
+        size: Bytes of the whole file.
+    """
+
+    header: bytes | ContentId
+    tensors: tuple[NamedTensor, ...]
+    size: int
+
+
+FileSource: TypeAlias = "FileEntry | ComposedWeights | bytes"
+"""What a file comes from: a stored file as it is, tensors under a header, or these very bytes."""
+
+
+@dataclass(frozen=True)
 class PlannedFile:
     """One file that a checkout will write.
 
     Attributes:
         path: Where, relative to the checkout.
-        entry: What: its content, digest and size. Its own path is the one that it was committed under.
-        owner: The slot's name whose behavior it belongs to, or None for the identity's.
+        source: What it comes from. A stored file's own path is the one that it was committed under.
+        owner: The slot's name whose adapter it belongs to, or None for the checkpoint beneath them.
     """
 
     path: str
-    entry: FileEntry
+    source: FileSource
     owner: str | None
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return len(self.source) if isinstance(self.source, bytes) else self.source.size
+
+    @property
+    def sha256(self) -> ContentId | None:
+        """Of the whole file, where it was committed as it is; else None."""
+        return self.source.sha256 if isinstance(self.source, FileEntry) else None
 
 
 def behavior_folder(name: str) -> str:
@@ -187,7 +216,7 @@ def behavior_folder(name: str) -> str:
 
 
 def refuse_reserved_paths(paths: Iterable[str]) -> None:
-    """Refuses an identity's files whose paths a checkout needs for itself, in any spelling of case.
+    """Refuses a checkpoint's files whose paths a checkout needs for itself, in any spelling of case.
 
     Raises:
         LayoutCollisionError: One of them is, or lies in, such a path.
@@ -195,34 +224,35 @@ def refuse_reserved_paths(paths: Iterable[str]) -> None:
     for path in paths:
         if path.split("/")[0].casefold() in (BEHAVIORS_FOLDER, MANIFEST_FILE):
             raise LayoutCollisionError(
-                f"the identity's file {path} lies where a checkout keeps its own",
+                f"the file {path} lies where a checkout keeps its own",
                 object=path,
                 hint=f"Rename it: {BEHAVIORS_FOLDER}/ and {MANIFEST_FILE} are taken.",
             )
 
 
 def plan_checkout(
-    identity: Identity, behaviors: Sequence[tuple[str, float, Behavior]], form: CheckoutForm
+    files: Iterable[tuple[str, FileSource]], behaviors: Sequence[tuple[str, float, Behavior]], form: CheckoutForm
 ) -> tuple[PlannedFile, ...]:
-    """Which stored file goes where.
+    """Which file goes where.
 
     Args:
-        identity: Its files keep their paths.
-        behaviors: (slot name, weight, behavior) in the composition's order; the files go to ``behaviors/NAME/``.
-        form: ``merged`` plans the identity's files only: the caller puts summed weights in the place of stored ones.
+        files: (path, source) of the checkpoint beneath the adapters; they keep their paths.
+        behaviors: (slot name, weight, behavior) in the composition's order; an adapter's files go to
+            ``behaviors/NAME/``, an overlay is in the checkpoint already.
+        form: ``merged`` plans the checkpoint's files only: the caller puts summed weights in the place of stored ones.
 
     Returns:
         Sorted by path.
 
     Raises:
-        LayoutCollisionError: A file of the identity has a path that the checkout needs.
+        LayoutCollisionError: A file of the checkpoint has a path that the checkout needs.
         InputError: A path would be too long, or two collide on a system that folds case.
     """
-    refuse_reserved_paths(entry.path for entry in identity.files)
-    planned = [PlannedFile(entry.path, entry, None) for entry in identity.files]
-    if form == "adapters":
-        for name, _weight, behavior in behaviors:
-            folder = behavior_folder(check_name(name, "behavior"))
+    planned = [PlannedFile(path, source, None) for path, source in files]
+    refuse_reserved_paths(file.path for file in planned)
+    for name, _weight, behavior in behaviors:
+        folder = behavior_folder(check_name(name, "behavior"))
+        if form == "adapters" and behavior.form == "adapter":
             planned += [PlannedFile(f"{folder}/{entry.path}", entry, name) for entry in behavior.files]
     planned.sort(key=lambda file: file.path)
     check_paths(file.path for file in planned)

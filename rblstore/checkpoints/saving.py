@@ -36,7 +36,7 @@ class AdapterTensors(NamedTuple):
     config: Mapping[str, Any]
 
 
-# A live model, an adapter as its tensors and its configuration, or an identity as its tensors.
+# A live model, an adapter as its tensors and its configuration, or a whole model as its tensors.
 ModelSource: TypeAlias = nn.Module | AdapterTensors | Mapping[str, torch.Tensor]
 
 # Members that say how the adapter was last used or by what it was written, not what it does.
@@ -145,6 +145,19 @@ def _write_config(config: Mapping[str, Any], directory: Path) -> None:
     (directory / CONFIG).write_text(text)
 
 
+def is_adapter(source: Any) -> bool:
+    """Whether something in memory that is to be a behavior is an adapter; else it is a whole model, or nothing at all.
+
+    Args:
+        source: See :data:`ModelSource`.
+    """
+    from transformers import PreTrainedModel
+
+    if isinstance(source, PreTrainedModel):
+        return bool(getattr(source, "peft_config", None))
+    return not isinstance(source, Mapping)
+
+
 def save_model(model: Any, directory: Path) -> None:
     """Writes a live transformers model as a Hugging Face directory with safetensors weights.
 
@@ -218,6 +231,8 @@ def save_source(source: Any, directory: Path, *, identity: bool = False, adapter
     if identity and isinstance(source, Mapping):
         if wrong := [str(name) for name, value in source.items() if not isinstance(value, torch.Tensor)]:
             raise UnsavableError(f"{wrong[0]!r} is not a tensor", object=wrong[0])
+        if not source:
+            raise UnsavableError("there are no tensors")
         _write_weights(dict(source), directory, "model.safetensors")
     elif identity:
         save_model(source, directory)

@@ -1,4 +1,7 @@
-"""Turns a live model's composition into another over the same identity: what changed goes or comes, the rest stays."""
+"""Turns a live model's composition into another over a checkpoint of the same names and shapes.
+
+What changed goes or comes; the rest stays as it is.
+"""
 
 from __future__ import annotations
 
@@ -70,14 +73,17 @@ def recompose(
     *,
     keep: Collection[str],
     restore: Callable[[str], torch.Tensor | None],
+    rewrite: Callable[[nn.Module], None] | None = None,
 ) -> nn.Module:
-    """Makes exactly the target's behaviors active, in its order.
+    """Makes exactly the target's adapters active, in its order, on the target's checkpoint.
 
     Args:
         model: What rblstore's load or attach returned.
-        target: Every behavior that is to be there afterwards, in order.
+        target: Every adapter that is to be there afterwards, in order.
         keep: Slots that stay as they are; every other one on the model is taken out.
         restore: Gives the stored value of a tensor that a behavior replaced; see :func:`stored_values`.
+        rewrite: Puts the target's overlays in the place of the model's, once the adapters that go are gone and before
+            others come; see :func:`rblstore.live.overlaying.put_stored_values`. None where they are the same.
 
     Returns:
         The plain transformers model where nothing is left, else a PEFT model.
@@ -87,6 +93,8 @@ def recompose(
         UnattachableError: PEFT refuses the target.
     """
     model = detach(model, [name for name in attached(model) if name not in keep], restore=restore)
+    if rewrite is not None:
+        rewrite(model)
     there = set(attached(model))
     model = attach_adapters(model, [spec for spec in target if spec.name not in there])
     ledger = ledger_of(model)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rblstore.checkpoints.tokenizing import tokenizer_digest
-from rblstore.objects.content_records import Identity
 from rblstore.objects.evidence_records import Baseline, Probe, PromptOutput
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import BaselineId, CommitId, CompositionId, ContentId, ProbeId, RecordId
@@ -15,6 +14,7 @@ from rblstore.operations.load import load_composition
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
 from rblstore.operations.result import Result
+from rblstore.operations.stored_models import composed_state
 from rblstore.repository import Store, utc_now
 from rblstore.revisions import resolve
 
@@ -58,10 +58,9 @@ def check_fit(store: Store, composition: Composition, probe: Probe, name: str, m
     from rblstore.divergence.measure import context_of, vocabulary_of
     from rblstore.divergence.probes import check_probe_fits
 
-    identity = store.record(composition.identity, Identity)
     check_probe_fits(
         probe,
-        tokenizer=tokenizer_digest({entry.path: entry.sha256 for entry in identity.files}),
+        tokenizer=tokenizer_digest(composed_state(store, composition).files),
         vocabulary=vocabulary_of(model),
         context=context_of(model),
         probe_name=name,

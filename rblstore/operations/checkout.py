@@ -26,7 +26,7 @@ from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
-from rblstore.operations.stored_models import CONFIG
+from rblstore.operations.stored_models import CONFIG, compose, read_checkpoint, source_chunks
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
@@ -124,28 +124,30 @@ def write_adapters(
         CorruptError: Stored bytes are damaged; nothing is left behind.
     """
     planned = plan(store, composition)
-    total = sum(file.entry.size for file in planned)
+    total = sum(file.size for file in planned)
     meter = Meter(progress, total)
-    files = tuple(CheckoutFile(file.path, file.entry.sha256, file.entry.size) for file in planned)
-    manifest = CheckoutManifest(
-        form,
-        commit_id,
-        composition_id,
-        composition.identity,
-        tuple(
-            CheckoutSlot(slot.name, slot.behavior, slot.weight, behavior_folder(slot.name))
-            for slot in composition.slots
-        ),
-        files,
+    with_folders = {file.owner for file in planned}
+    slots = tuple(
+        CheckoutSlot(
+            slot.name, slot.behavior, slot.weight, behavior_folder(slot.name) if slot.name in with_folders else None
+        )
+        for slot in composition.slots
     )
     with DirectoryWriter(target) as writer:
         writer.require_space(total)
-        for file in planned:
-            chunks = metered(store.file(file.entry), f"writing {file.path}", meter)
-            writer.write_file(file.path, chunks, file.entry.sha256, file.entry.size)
+        files = tuple(
+            CheckoutFile(file.path, write_planned(store, writer, file, meter, "writing"), file.size) for file in planned
+        )
+        manifest = CheckoutManifest(form, commit_id, composition_id, composition.identity, slots, files)
         write_manifest(writer, manifest)
         writer.commit()
     return files
+
+
+def write_planned(store: Store, writer: DirectoryWriter, file: PlannedFile, meter: Meter, doing: str) -> ContentId:
+    """Writes one file of a composition, every digest checked, and returns its own."""
+    chunks = metered(source_chunks(store, file.source), f"{doing} {file.path}", meter)
+    return writer.write_file(file.path, chunks, file.sha256, file.size)
 
 
 def write_manifest(writer: DirectoryWriter, manifest: CheckoutManifest) -> None:
@@ -162,9 +164,10 @@ def plan(store: Store, composition: Composition) -> tuple[PlannedFile, ...]:
     Raises:
         CorruptError: A record is missing or damaged.
     """
-    identity = store.record(composition.identity, Identity)
+    identity = read_checkpoint(store, store.record(composition.identity, Identity).files)
     behaviors = [(slot.name, slot.weight, store.record(slot.behavior, Behavior)) for slot in composition.slots]
-    return tuple(plan_checkout(identity, behaviors, "adapters"))
+    beneath = compose(store, identity, [(name, behavior) for name, _, behavior in behaviors])
+    return plan_checkout(beneath.files, behaviors, "adapters")
 
 
 def metered(chunks: Iterable[Chunk], stage: str, meter: Meter) -> Iterator[Chunk]:

@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rblstore.checkpoints.checkout_layout import CheckoutFile, CheckoutManifest, CheckoutSlot, plan_checkout
+from rblstore.checkpoints.checkout_layout import (
+    CheckoutFile,
+    CheckoutManifest,
+    CheckoutSlot,
+    ComposedWeights,
+    FileSource,
+    plan_checkout,
+)
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
-from rblstore.checkpoints.logical_tensors import primary_weight_files
+from rblstore.checkpoints.composed_layout import ComposedCheckpoint
 from rblstore.checkpoints.merging import (
     CannotMergeError,
     can_merge_plain,
@@ -22,21 +29,21 @@ from rblstore.checkpoints.merging import (
     plan_plain_merge,
     read_floats,
 )
-from rblstore.objects.content_records import FileEntry, FileManifest, Identity, StoredTensor
+from rblstore.objects.content_records import FileEntry, FileManifest, StoredTensor
 from rblstore.objects.history_records import Composition
-from rblstore.objects.ids import CommitId, CompositionId
-from rblstore.operations.checkout import metered, write_manifest
+from rblstore.objects.ids import CommitId, CompositionId, ContentId
+from rblstore.operations.checkout import metered, write_manifest, write_planned
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import (
     ADAPTER_WEIGHTS,
     CONFIG,
     INDEX,
-    IdentityView,
     Member,
+    composed,
     file_named,
     members,
-    view_identity,
+    source_size,
 )
 from rblstore.repository import Store
 
@@ -74,9 +81,10 @@ def write_merged(
         CannotMergeError: A behavior that is no change of weights (prompt tuning), or that peft cannot merge.
         CorruptError: Stored bytes are damaged; nothing is left behind.
     """
-    identity = store.record(composition.identity, Identity)
-    view = view_identity(store, identity)
-    found = members(store, composition)
+    beneath = composed(store, composition)
+    tensors = beneath.state.tensors
+    # Overlays are in the checkpoint already: what is left to merge are the adapters.
+    found = [member for member in members(store, composition) if member.config is not None]
     for member in found:
         if not member.behavior.effects:
             raise CannotMergeError(
@@ -85,12 +93,12 @@ def write_merged(
                 hint="Check out the 'adapters' form.",
             )
     with DirectoryWriter(target) as writer, scratch(store, "merge") as folder:
-        writer.require_space(sum(entry.size for entry in identity.files))
+        writer.require_space(sum(source_size(file.source) for file in beneath.files))
         if all(member.config is not None and can_merge_plain(member.config, member.behavior) for member in found):
-            weights = _Weights(_plain(store, found, view))
+            weights = _Weights(_plain(store, found, tensors))
         else:
-            weights = _by_peft(store, composition, found, view, folder)
-        files = _write_files(store, identity, weights, writer, progress)
+            weights = _by_peft(store, composition, found, tensors, folder)
+        files = _write_files(store, beneath, weights, writer, progress)
         slots = tuple(CheckoutSlot(slot.name, slot.behavior, slot.weight, None) for slot in composition.slots)
         manifest = CheckoutManifest("merged", commit_id, composition_id, composition.identity, slots, files)
         write_manifest(writer, manifest)
@@ -99,25 +107,21 @@ def write_merged(
 
 
 def _write_files(
-    store: Store, identity: Identity, weights: _Weights, writer: DirectoryWriter, progress: Progress | None
+    store: Store, beneath: ComposedCheckpoint, weights: _Weights, writer: DirectoryWriter, progress: Progress | None
 ) -> tuple[CheckoutFile, ...]:
-    meter = Meter(progress, sum(entry.size for entry in identity.files))
-    index = file_named(identity.files, INDEX)
-    index_bytes = None if index is None else store.content_bytes(index.sha256, index.size)
-    primary = primary_weight_files([entry.path for entry in identity.files if entry.manifest], index_bytes)
+    planned = plan_checkout(beneath.files, [], "merged")
+    meter = Meter(progress, sum(file.size for file in planned))
     files = []
-    for planned in plan_checkout(identity, [], "merged"):
-        entry = planned.entry
-        replaced = entry.path in primary or (entry.path in (INDEX, CONFIG) and weights.folder is not None)
-        if replaced and weights.folder is not None:
+    for file in planned:
+        weighs = file.path in beneath.weights
+        if weights.folder is not None and (weighs or file.path in (INDEX, CONFIG)):
             continue
-        stage = f"writing {entry.path}"
-        if replaced:
-            chunks: Iterator[bytes | memoryview] = _merged_file(store, entry, weights.merged)
-            digest = writer.write_file(entry.path, metered(chunks, stage, meter), None, entry.size)
+        if weighs and weights.merged:
+            chunks: Iterator[bytes | memoryview] = _merged_file(store, file.source, weights.merged)
+            digest = writer.write_file(file.path, metered(chunks, f"writing {file.path}", meter), None, file.size)
         else:
-            digest = writer.write_file(entry.path, metered(store.file(entry), stage, meter), entry.sha256, entry.size)
-        files.append(CheckoutFile(entry.path, digest, entry.size))
+            digest = write_planned(store, writer, file, meter, "writing")
+        files.append(CheckoutFile(file.path, digest, file.size))
     if weights.folder is not None:
         # The config goes with the weights: tensors are added by a head, which another class of model has.
         for path in (weights.folder / CONFIG, *sorted(weights.folder.glob("model*"))):
@@ -132,12 +136,15 @@ def _read(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _merged_file(store: Store, entry: FileEntry, merged: Mapping[str, Merged]) -> Iterator[bytes | memoryview]:
-    """A stored safetensors file with some tensors' bytes replaced: same header, same layout."""
-    assert entry.manifest is not None, "primary weights have a manifest"
-    manifest = store.record(entry.manifest, FileManifest)
-    yield from store.content(manifest.header)
-    for tensor in manifest.tensors:
+def _merged_file(store: Store, source: FileSource, merged: Mapping[str, Merged]) -> Iterator[bytes | memoryview]:
+    """A safetensors file with some tensors' bytes replaced: same header, same layout."""
+    if isinstance(source, FileEntry):
+        assert source.manifest is not None, "primary weights have a manifest"
+        manifest = store.record(source.manifest, FileManifest)
+        source = ComposedWeights(manifest.header, manifest.tensors, source.size)
+    assert isinstance(source, ComposedWeights), "weights are tensors under a header"
+    yield from store.content(source.header) if isinstance(source.header, ContentId) else [source.header]
+    for tensor in source.tensors:
         make = merged.get(tensor.name)
         if make is None:
             yield from store.content(tensor.tensor.content)
@@ -166,15 +173,15 @@ class _Rows:
         return rows
 
 
-def _plain(store: Store, found: list[Member], view: IdentityView) -> dict[str, Merged]:
+def _plain(store: Store, found: list[Member], beneath: Mapping[str, StoredTensor]) -> dict[str, Merged]:
     updates: dict[str, list[Callable[[], tuple[Any, Any, float]]]] = {}
     for member in found:
-        assert member.config is not None, "overlays are not plain LoRA"
+        assert member.config is not None, "only adapters are merged"
         entry = file_named(member.behavior.files, ADAPTER_WEIGHTS)
         assert entry is not None, "an adapter has weights"
         assert entry.manifest is not None, "safetensors files have a manifest"
         tensors = {one.name: one.tensor for one in store.record(entry.manifest, FileManifest).tensors}
-        for delta in plan_plain_merge(member.config, tensors, view.tensors):
+        for delta in plan_plain_merge(member.config, tensors, beneath):
 
             def factors(
                 first: StoredTensor = tensors[delta.first],
@@ -192,7 +199,7 @@ def _plain(store: Store, found: list[Member], view: IdentityView) -> dict[str, M
 
     def merged(name: str) -> Merged:
         def make() -> Iterator[bytes]:
-            tensor = view.tensors[name]
+            tensor = beneath[name]
             deltas = [one() for one in updates[name]]
             return merge_tensor(_Rows(store, tensor).read, tensor.dtype, tensor.shape, deltas)
 
@@ -201,7 +208,9 @@ def _plain(store: Store, found: list[Member], view: IdentityView) -> dict[str, M
     return {name: merged(name) for name in updates}
 
 
-def _by_peft(store: Store, composition: Composition, found: list[Member], view: IdentityView, folder: Path) -> _Weights:
+def _by_peft(
+    store: Store, composition: Composition, found: list[Member], beneath: Mapping[str, StoredTensor], folder: Path
+) -> _Weights:
     """Merges through peft in fp32 and casts once, tensor by tensor, to the stored element type."""
     import torch
 
@@ -213,15 +222,15 @@ def _by_peft(store: Store, composition: Composition, found: list[Member], view: 
     model = merged_model(load_composition(store, composition, dtype=torch.float32))
     effects = [effect for member in found for effect in member.behavior.effects if effect.on == "tensor"]
     if any(effect.action == "adds" for effect in effects):
-        dtypes = {tensor.dtype for tensor in view.tensors.values() if tensor.dtype in ("BF16", "F16", "F32", "F64")}
+        dtypes = {tensor.dtype for tensor in beneath.values() if tensor.dtype in ("BF16", "F16", "F32", "F64")}
         if len(dtypes) == 1:
             model.to(getattr(torch, DTYPES[dtypes.pop()]))
         save_model(model, folder)
         return _Weights({}, folder)
-    binding = bind(model, view.tensors)
+    binding = bind(model, beneath)
 
     def merged(name: str) -> Merged:
-        stored = view.tensors[name]
+        stored = beneath[name]
 
         def make() -> Iterator[bytes]:
             live = binding.live(name).detach().to(getattr(torch, DTYPES[stored.dtype])).contiguous()

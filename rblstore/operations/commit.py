@@ -7,6 +7,8 @@ from collections.abc import Set
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+from rblstore.checkpoints.checkout_layout import plan_checkout
+from rblstore.checkpoints.composed_layout import compose_layout
 from rblstore.checkpoints.composition_ground import WrongBaseError
 from rblstore.errors import ConflictError, NotFoundError, NothingChangedError, UsageError
 from rblstore.objects import limits
@@ -15,10 +17,18 @@ from rblstore.objects.fields import check_text
 from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.ids import CommitId, CompositionId, IdentityId
 from rblstore.objects.paths import check_name, check_ref_name
-from rblstore.operations.importing import CommitRequest, Importer, Sources
+from rblstore.operations.importing import Importer
 from rblstore.operations.progress import Progress
 from rblstore.operations.result import Result
-from rblstore.operations.stored_models import IdentityView, Member, check_members, members, view_identity
+from rblstore.operations.sources import CommitRequest, Sources
+from rblstore.operations.stored_models import (
+    IdentityView,
+    Member,
+    check_members,
+    members,
+    read_checkpoint,
+    view_identity,
+)
 from rblstore.operations.switch import refuse_clash
 from rblstore.repository import HEADS, Store, utc_now
 
@@ -60,6 +70,7 @@ class CommitResult(Result):
         added_contents: How many contents were not stored before.
         added_bytes: Raw bytes of the files that were read.
         stored_bytes: What the new contents take in the pack.
+        new_bytes: Raw bytes of the new contents.
     """
 
     commit: CommitId
@@ -74,6 +85,7 @@ class CommitResult(Result):
     added_contents: int = 0
     added_bytes: int = 0
     stored_bytes: int = 0
+    new_bytes: int = 0
 
 
 def commit(store: Store, request: CommitRequest, progress: Progress | None = None) -> CommitResult:
@@ -110,7 +122,8 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
         transaction = stack.enter_context(store.transaction(request.author))
         importer = Importer(store, transaction, request, sources, progress)
         if sources.identity is not None:
-            identity_id, view = importer.identity(sources.identity)
+            under = None if before is None else view_identity(store, store.record(before.identity, Identity)).tensors
+            identity_id, view = importer.identity(sources.identity, under)
         elif before is not None:
             identity_id, view = before.identity, view_identity(store, store.record(before.identity, Identity))
         else:
@@ -123,6 +136,7 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
             staying = {member.name for member in kept} - set(request.behaviors or {})
             _refuse_left_behind(view, found, staying)
         check_members(view, found, kept, unloadable=request.unloadable)
+        _check_layout(store, importer, view, found)
         composition = Composition(identity_id, slots)
         composition_id = CompositionId(transaction.add_record(composition))
         if before == composition and not request.allow_empty:
@@ -135,6 +149,7 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
         commit_id = CommitId(transaction.add_record(record))
         transaction.set_ref(ref, value, commit_id)
         transaction.describe(f"commit: {record.subject}")
+    importer.stat_cache.save()
     added = [location for pack in transaction.packs if pack.kind == "C" for location in pack.locations]
     return CommitResult(
         commit_id,
@@ -149,6 +164,7 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
         len(added),
         importer.raw,
         sum(location.stored for location in added),
+        sum(location.size for location in added),
     )
 
 
@@ -206,6 +222,22 @@ def _refuse_left_behind(view: IdentityView, found: list[Member], staying: Set[st
             object=refused[0],
             hint="Take them out in the same commit: " + " ".join(f"--remove {name}" for name in refused),
         )
+
+
+def _check_layout(store: Store, importer: Importer, view: IdentityView, found: list[Member]) -> None:
+    """Refuses overlays whose checkout would have no place for some file, while that can still be helped.
+
+    Raises:
+        LayoutCollisionError: A file would stand in for weights, or lie where a checkout keeps its own.
+        InputError: Two paths would collide on a system that folds case.
+    """
+    overlays = [(member.name, member.behavior) for member in found if member.behavior.form == "overlay"]
+    if not overlays:
+        return
+    name, behavior = overlays[-1]
+    topmost = importer.checkpoints.get(name) or read_checkpoint(store, behavior.files)
+    files = compose_layout(view.checkpoint, overlays, topmost, lambda manifest: None).files
+    plan_checkout(files, [(member.name, member.weight, member.behavior) for member in found], "adapters")
 
 
 def _composition_at(store: Store, commit_id: CommitId) -> Composition:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rblstore.checkpoints.composition_ground import LogicalState, logical_state
 from rblstore.objects.content_records import Behavior, Identity
 from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.ids import CommitId, ContentId, IdentityId
@@ -51,17 +53,19 @@ class TensorChange:
 
 @dataclass(frozen=True)
 class FileChange:
-    """One file of the identity that differs.
+    """One file of the identity, or that an overlay changes, that differs. An overlay's weights are tensors, no files.
 
     Attributes:
         path: Relative.
         change: ``added``, ``removed`` or ``replaced``.
+        behaviors: Names of the changed slots that act on it.
         before: SHA-256 in A, or None.
         after: SHA-256 in B, or None.
     """
 
     path: str
     change: str
+    behaviors: tuple[str, ...]
     before: ContentId | None
     after: ContentId | None
 
@@ -77,7 +81,7 @@ class DiffResult(Result):
         identity_after: B's identity.
         slots: Slots that differ.
         tensors: Logical tensors on which they act differently, sorted by name.
-        files: Files of the identity that differ.
+        files: Files that differ, sorted by path.
     """
 
     a: CommitId
@@ -123,69 +127,82 @@ def diff(store: Store, a: str, b: str = "HEAD") -> DiffResult:
     first, second = resolve(store, a).commit, resolve(store, b).commit
     before, after = (store.record(store.record(commit, Commit).composition, Composition) for commit in (first, second))
     slots = slot_changes(before, after)
-    acting: dict[str, list[str]] = {}
-    values: dict[str, list[ContentId | None]] = {}
-    added: set[str] = set()
+    tensors: tuple[TensorChange, ...] = ()
+    files: tuple[FileChange, ...] = ()
+    if slots or before.identity != after.identity:
+        old, new = _Side.of(store, before), _Side.of(store, after)
+        tensors, files = _tensor_changes(old, new, slots), _file_changes(old, new, slots)
+    return DiffResult(first, second, before.identity, after.identity, slots, tensors, files)
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One composition, read.
+
+    Attributes:
+        state: Tensors and files with everything that its behaviors write.
+        weights: SHA-256 by path of the identity's weight files and their index.
+        behaviors: By slot.
+    """
+
+    state: LogicalState
+    weights: Mapping[str, ContentId]
+    behaviors: Mapping[str, Behavior]
+
+    @classmethod
+    def of(cls, store: Store, composition: Composition) -> _Side:
+        view = view_identity(store, store.record(composition.identity, Identity))
+        behaviors = {slot.name: store.record(slot.behavior, Behavior) for slot in composition.slots}
+        weights = {entry.path: entry.sha256 for entry in view.checkpoint.files if entry.path not in view.files}
+        return cls(logical_state(view.tensors, view.files, list(behaviors.items())), weights, behaviors)
+
+
+def _acting(old: _Side, new: _Side, slots: Sequence[SlotChange], on: str) -> dict[str, dict[str, bool]]:
+    """The changed slots that act on each target, and whether they compute it from what lies beneath."""
+    acting: dict[str, dict[str, bool]] = {}
     for change in slots:
-        for side, slot in enumerate((change.before, change.after)):
-            if slot is None:
-                continue
-            for effect in store.record(slot.behavior, Behavior).effects:
-                if effect.on == "tensor":
-                    names = acting.setdefault(effect.target, [])
-                    names += [change.name] if change.name not in names else []
-                    if effect.action == "adds":
-                        added.add(effect.target)
-                    if effect.value is not None:
-                        values.setdefault(effect.target, [None, None])[side] = effect.value.content
-    tensors, files = _identity_changes(store, before.identity, after.identity)
-    for target, names in acting.items():
-        left, right = values.get(target, [None, None])
-        known = tensors.get(target)
-        if known is not None:
-            kind = known.change
-        elif target in added:
-            kind = _kind(left, right)
+        for side in (old, new):
+            behavior = side.behaviors.get(change.name)
+            for effect in () if behavior is None else behavior.effects:
+                if effect.on == on:
+                    names = acting.setdefault(effect.target, {})
+                    names[change.name] = names.get(change.name, False) or effect.action == "modifies"
+    return acting
+
+
+def _tensor_changes(old: _Side, new: _Side, slots: Sequence[SlotChange]) -> tuple[TensorChange, ...]:
+    before, after = old.state.tensors, new.state.tensors
+    acting = _acting(old, new, slots, "tensor")
+    changes = []
+    for name in sorted(before.keys() | after.keys()):
+        left, right, names = before.get(name), after.get(name), acting.get(name, {})
+        if left != right:
+            change = _kind(left, right)
+        elif any(names.values()):
+            change = "modified"
         else:
-            kind = "replaced" if target in values else "modified"
-        tensors[target] = TensorChange(
-            target,
-            kind,
-            tuple(names),
-            left or (known.before if known else None),
-            right or (known.after if known else None),
+            continue
+        # What only modifies has no values of its own to show.
+        values = [one.content if one and left != right else None for one in (left, right)]
+        changes.append(TensorChange(name, change, tuple(names), values[0], values[1]))
+    return tuple(changes)
+
+
+def _file_changes(old: _Side, new: _Side, slots: Sequence[SlotChange]) -> tuple[FileChange, ...]:
+    before, after = ({**side.weights, **side.state.files} for side in (old, new))
+    acting = _acting(old, new, slots, "file")
+    return tuple(
+        FileChange(
+            path,
+            _kind(before.get(path), after.get(path)),
+            tuple(acting.get(path, {})),
+            before.get(path),
+            after.get(path),
         )
-    return DiffResult(
-        first,
-        second,
-        before.identity,
-        after.identity,
-        slots,
-        tuple(tensors[name] for name in sorted(tensors)),
-        files,
+        for path in sorted(before.keys() | after.keys())
+        if before.get(path) != after.get(path)
     )
 
 
 def _kind(before: object, after: object) -> str:
     return "added" if before is None else "removed" if after is None else "replaced"
-
-
-def _identity_changes(
-    store: Store, before: IdentityId, after: IdentityId
-) -> tuple[dict[str, TensorChange], tuple[FileChange, ...]]:
-    if before == after:
-        return {}, ()
-    old, new = (view_identity(store, store.record(one, Identity)) for one in (before, after))
-    tensors = {}
-    for name in sorted(old.tensors.keys() | new.tensors.keys()):
-        left, right = old.tensors.get(name), new.tensors.get(name)
-        if left != right:
-            tensors[name] = TensorChange(
-                name, _kind(left, right), (), left.content if left else None, right.content if right else None
-            )
-    files = tuple(
-        FileChange(path, _kind(old.files.get(path), new.files.get(path)), old.files.get(path), new.files.get(path))
-        for path in sorted(old.files.keys() | new.files.keys())
-        if old.files.get(path) != new.files.get(path)
-    )
-    return tensors, files

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import filecmp
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rblstore.checkpoints.adapter_config import parse_adapter_config
 from rblstore.checkpoints.adapter_effects import adapter_effects
-from rblstore.checkpoints.checkout_layout import (
-    BEHAVIORS_FOLDER,
-    MANIFEST_FILE,
-    behavior_folder,
-    refuse_reserved_paths,
-)
+from rblstore.checkpoints.checkout_layout import behavior_folder, refuse_reserved_paths
+from rblstore.checkpoints.composed_layout import held_files
 from rblstore.checkpoints.composition_ground import logical_state, shown
-from rblstore.checkpoints.source_directory import (
-    BadDirectoryError,
-    LeftOut,
-    SourceDirectory,
-    SourceFile,
-    scan_directory,
-)
+from rblstore.checkpoints.overlay_effects import overlay_effects, put_back, removed_files
+from rblstore.checkpoints.source_directory import BadDirectoryError, SourceDirectory, SourceFile
+from rblstore.checkpoints.stored_checkpoint import StoredCheckpoint
 from rblstore.errors import ConflictError
 from rblstore.objects import limits
-from rblstore.objects.content_records import Behavior, Identity, tensor_root
+from rblstore.objects.content_records import Behavior, Identity, StoredTensor, tensor_root
 from rblstore.objects.evidence_records import Claim
-from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import BehaviorId, IdentityId
 from rblstore.objects.paths import check_paths
 from rblstore.operations.adapter_base import check_named_base
 from rblstore.operations.claims import card_claims, said_claims, state
 from rblstore.operations.progress import Meter, Progress
-from rblstore.operations.scratch import scratch
+from rblstore.operations.sources import CommitRequest, Sources
 from rblstore.operations.stat_cache import StatCache
 from rblstore.operations.store_files import StoredFiles, changed_meanwhile, store_files
 from rblstore.operations.stored_models import (
@@ -46,125 +35,15 @@ from rblstore.operations.stored_models import (
     IdentityView,
     Member,
     file_named,
-    logical,
 )
 from rblstore.repository import Store
 from rblstore.transaction import Transaction
-
-if TYPE_CHECKING:
-    from rblstore.checkpoints.saving import ModelSource
 
 
 class LiveBaseError(ConflictError):
     """A live model carries an adapter over another base than the one committed."""
 
     code = "wrong_base"
-
-
-@dataclass(frozen=True)
-class CommitRequest:
-    """What to commit.
-
-    Attributes:
-        message: At least one character that is not white space.
-        identity: A directory, a live model or a mapping of tensors; None keeps the parent's.
-        behaviors: By slot name: a directory, a live PEFT model, or adapter tensors with their configuration.
-        remove: Names of slots to leave out.
-        weights: By slot name.
-        branch: Where to commit; None for HEAD's branch.
-        license: Said about everything imported here.
-        author: Who commits.
-        meta: Said about everything imported here.
-        origin: Where licence and meta come from: ``command line`` or ``api``.
-        allow_empty: Whether a commit may repeat its parent's composition.
-        unloadable: Whether a composition may be one that peft cannot attach.
-        rebind: Whether to bind an adapter to this base although it names another.
-        include_opaque: Whether pickles beside safetensors are kept as bytes that are never loaded.
-        rehash: Whether files are read although their time stamps say that they are unchanged.
-    """
-
-    message: str
-    author: str
-    identity: str | Path | ModelSource | None = None
-    behaviors: Mapping[str, str | Path | ModelSource] | None = None
-    remove: Sequence[str] = ()
-    weights: Mapping[str, float] | None = None
-    branch: str | None = None
-    license: str | None = None
-    meta: Mapping[str, str] | None = None
-    origin: str = "api"
-    allow_empty: bool = False
-    unloadable: bool = False
-    rebind: bool = False
-    include_opaque: bool = False
-    rehash: bool = False
-
-
-class Sources:
-    """The directories to read, scanned; what is in memory is written to a temporary folder first.
-
-    Args:
-        stack: Keeps the temporary folders until it is closed.
-        store: The repository.
-        request: What is committed.
-        before: What the branch has.
-    """
-
-    def __init__(self, stack: ExitStack, store: Store, request: CommitRequest, before: Composition | None) -> None:
-        self._stack = stack
-        self._store = store
-        self._before = before
-        given = request.identity
-        self.identity = None if given is None else self._scan(given, request, None)
-        self.behaviors = {name: self._scan(source, request, name) for name, source in (request.behaviors or {}).items()}
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        every = [*self.behaviors.values(), *([] if self.identity is None else [self.identity])]
-        return sum(file.size for source in every for file in source.files)
-
-    def _scan(self, source: Any, request: CommitRequest, slot: str | None) -> SourceDirectory:
-        if isinstance(source, (str, Path)):
-            return _without_checkout_parts(scan_directory(Path(source), include_opaque=request.include_opaque))
-        from rblstore.checkpoints.saving import save_source
-
-        folder = self._stack.enter_context(scratch(self._store, "save"))
-        several = len(getattr(source, "peft_config", ())) > 1
-        save_source(source, folder, identity=slot is None, adapter_name=slot if several else None)
-        return scan_directory(folder if slot is None else self._as_stored(folder, slot))
-
-    def _as_stored(self, folder: Path, slot: str) -> Path:
-        """The form in which the slot's adapter was stored before, as far as its values are equal.
-
-        Loading widens a stored adapter to fp32: without this, committing one that nobody trained would change it.
-        """
-        stored = None if self._before is None else self._before.slot(slot)
-        if self._before is None or stored is None:
-            return folder
-        from rblstore.checkpoints.saving import keep_stored_form
-        from rblstore.operations.load import laid_out_behaviors
-
-        alone = Composition(self._before.identity, (stored,))
-        _, ((_, before, _),) = self._stack.enter_context(laid_out_behaviors(self._store, alone))
-        keep_stored_form(folder, before)
-        unchanged = all(_same_file(folder / name, before / name) for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS))
-        return before if unchanged else folder
-
-
-def _same_file(left: Path, right: Path) -> bool:
-    return filecmp.cmp(left, right, shallow=False)
-
-
-def _without_checkout_parts(source: SourceDirectory) -> SourceDirectory:
-    """A checkout's own files are not part of the model that was checked out."""
-    if not any(file.path == MANIFEST_FILE for file in source.files):
-        return source
-    kept = tuple(file for file in source.files if file.path.split("/")[0] not in (MANIFEST_FILE, BEHAVIORS_FOLDER))
-    left_out = source.left_out
-    if len(kept) < len(source.files) - 1:
-        left_out += (LeftOut(BEHAVIORS_FOLDER, "the checkout's behaviors, which are no part of its identity"),)
-    return replace(source, files=kept, left_out=left_out)
 
 
 def _read_as_stored(file: SourceFile, files: StoredFiles) -> bytes:
@@ -209,14 +88,18 @@ class Importer:
         self.warnings: list[str] = []
         self.left_out: list[tuple[str, str]] = []
         self.raw = 0
+        self.checkpoints: dict[str, StoredCheckpoint] = {}
+        """What each overlay imported here holds, by slot."""
 
     @property
     def stat_cache(self) -> StatCache:
         """What files were when they were read last; to be saved once the transaction is published."""
         return self._stat_cache
 
-    def _store_files(self, source: SourceDirectory, prefix: str) -> StoredFiles:
-        files = store_files(self._transaction, source, self._meter)
+    def _store_files(
+        self, source: SourceDirectory, prefix: str, beneath: Mapping[str, StoredTensor] | None = None
+    ) -> StoredFiles:
+        files = store_files(self._transaction, source, self._meter, self._stat_cache, beneath)
         self.warnings += [prefix + warning for warning in files.warnings]
         self.left_out += [(prefix + left.path, left.reason) for left in source.left_out]
         self.raw += files.raw
@@ -227,32 +110,44 @@ class Importer:
         self.warnings += [prefix + warning for warning in warnings]
         state(self._store, self._transaction, subject, (*claims, *more, *self._said), self._request.author)
 
-    def identity(self, source: SourceDirectory) -> tuple[IdentityId, IdentityView]:
+    def identity(
+        self, source: SourceDirectory, before: Mapping[str, StoredTensor] | None = None
+    ) -> tuple[IdentityId, IdentityView]:
         """Imports a base checkpoint.
+
+        Args:
+            source: Its directory.
+            before: The tensors of the identity that it takes the place of.
 
         Raises:
             InputError: A file that breaks its format, or no tensors at all.
             LayoutCollisionError: A file lies where a checkout keeps its own.
         """
         refuse_reserved_paths(file.path for file in source.files)
-        files = self._store_files(source, "")
-        index = next((file for file in source.files if file.path == INDEX), None)
-        tensors = logical(files.manifests, None if index is None else _read_as_stored(index, files))
-        if not tensors:
+        files = self._store_files(source, "", before)
+        checkpoint = self._checkpoint(source, files)
+        if not checkpoint.tensors:
             raise BadDirectoryError(
                 f"{source.path} holds no tensors", object=str(source.path), hint="Give a directory with safetensors."
             )
-        record = Identity(files.entries, tensor_root(tensors.items()))
+        record = Identity(files.entries, tensor_root(checkpoint.tensors.items()))
         identity_id = IdentityId(self._transaction.add_record(record))
         from_path = isinstance(self._request.identity, (str, Path))
         name = (Claim("name", source.path.resolve().name, "path"),) if from_path else ()
         self._state(source, identity_id, "", *name)
-        return identity_id, IdentityView(tensors, {entry.path: entry.sha256 for entry in files.entries})
+        return identity_id, IdentityView(checkpoint)
+
+    @staticmethod
+    def _checkpoint(source: SourceDirectory, files: StoredFiles) -> StoredCheckpoint:
+        index = next((file for file in source.files if file.path == INDEX), None)
+        return StoredCheckpoint(
+            files.entries, files.manifests, None if index is None else _read_as_stored(index, files)
+        )
 
     def behavior(
         self, name: str, weight: float, below: Sequence[Member], view: IdentityView
     ) -> tuple[Member, BehaviorId]:
-        """Imports an adapter and binds it to what it stands on.
+        """Imports a behavior and binds it to what it stands on: an adapter, or a whole checkpoint as an overlay.
 
         Args:
             name: Its slot.
@@ -262,17 +157,19 @@ class Importer:
 
         Raises:
             WrongBaseError: It does not fit what lies beneath it.
-            InputError: A file that breaks its format, or no adapter.
+            NothingChangedError: A checkpoint that differs in nothing from what lies beneath it.
+            InputError: A file that breaks its format, or neither an adapter nor a checkpoint.
         """
         source = self._sources.behaviors[name]
         paths = {file.path: file for file in source.files}
-        for needed in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
-            if needed not in paths:
-                raise BadDirectoryError(
-                    f"{source.path} is not a PEFT adapter: it has no {needed}",
-                    object=str(source.path),
-                    hint="Give the directory that save_pretrained of a PeftModel wrote.",
-                )
+        if ADAPTER_CONFIG not in paths:
+            return self._overlay(name, weight, below, view)
+        if ADAPTER_WEIGHTS not in paths:
+            raise BadDirectoryError(
+                f"{source.path} is not a whole PEFT adapter: it has no {ADAPTER_WEIGHTS}",
+                object=str(source.path),
+                hint="Give the directory that save_pretrained of a PeftModel wrote.",
+            )
         check_paths(f"{behavior_folder(name)}/{path}" for path in paths)
         files = self._store_files(source, f"{name}: ")
         config = parse_adapter_config(_read_as_stored(paths[ADAPTER_CONFIG], files))
@@ -289,6 +186,42 @@ class Importer:
         behavior_id = BehaviorId(self._transaction.add_record(behavior))
         self._state(source, behavior_id, f"{name}: ")
         return Member(name, behavior, weight, config), behavior_id
+
+    def _overlay(
+        self, name: str, weight: float, below: Sequence[Member], view: IdentityView
+    ) -> tuple[Member, BehaviorId]:
+        """Imports a checkpoint as what it changes of the checkpoint beneath it, which adapters are no part of."""
+        source, prefix = self._sources.behaviors[name], f"{name}: "
+        overlays = [(member.name, member.behavior) for member in below if member.behavior.form == "overlay"]
+        beneath = logical_state(view.tensors, view.files, overlays)
+        given = (self._request.behaviors or {})[name]
+        live = not isinstance(given, (str, Path))
+        if live:
+            from rblstore.operations.live_overlay import completed, in_stored_form
+
+            source = in_stored_form(self._store, source, beneath, given if isinstance(given, Mapping) else None)
+        refuse_reserved_paths(file.path for file in source.files)
+        files = self._store_files(source, prefix, beneath.tensors)
+        if live:
+            held = held_files(view.checkpoint.files, [behavior for _, behavior in overlays])
+            files = replace(files, entries=completed(files.entries, beneath, held))
+        checkpoint = self._checkpoint(source, files)
+        if not checkpoint.tensors:
+            raise BadDirectoryError(
+                f"{source.path} is neither a PEFT adapter nor a checkpoint: it has no {ADAPTER_CONFIG}, and no weights",
+                object=str(source.path),
+                hint="Give the directory that save_pretrained of a PeftModel or of a whole model wrote.",
+            )
+        effects = overlay_effects(name, checkpoint.tensors, checkpoint.beside, beneath)
+        behavior = Behavior("overlay", files.entries, effects)
+        for lower, targets in put_back(behavior, beneath, view.tensors).items():
+            self.warnings.append(f"{prefix}it takes back what {lower!r} changed: {shown(targets)}")
+        if lacking := removed_files(effects):
+            self.warnings.append(f"{prefix}it lacks files that lie beneath it, and so removes them: {shown(lacking)}")
+        self.checkpoints[name] = checkpoint
+        behavior_id = BehaviorId(self._transaction.add_record(behavior))
+        self._state(source, behavior_id, prefix)
+        return Member(name, behavior, weight, None), behavior_id
 
 
 def _check_live_base(source: Any, behavior: Behavior, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rblstore.checkpoints.checkout_layout import PlannedFile, behavior_folder
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
 from rblstore.objects.history_records import Commit, Composition
-from rblstore.operations.checkout import plan
+from rblstore.operations.checkout import plan, write_planned
 from rblstore.operations.checkout_manifest import check_weights, read_manifest
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import scratch
@@ -31,7 +31,7 @@ def laid_out(store: Store, composition: Composition, progress: Progress | None =
         progress: Is told bytes written.
 
     Returns:
-        The directory of the identity's files, and where each behavior lies.
+        The directory of the identity's files with the overlays laid on, and where each adapter lies.
 
     Raises:
         CorruptError: Stored bytes are damaged.
@@ -42,7 +42,7 @@ def laid_out(store: Store, composition: Composition, progress: Progress | None =
 
 @contextmanager
 def laid_out_behaviors(store: Store, composition: Composition) -> Iterator[tuple[Path, Slots]]:
-    """Like :func:`laid_out`, with the identity's ``config.json`` alone of its files."""
+    """Like :func:`laid_out`, with ``config.json`` alone of the checkpoint's files."""
     planned = [file for file in plan(store, composition) if file.owner is not None or file.path == "config.json"]
     with _written(store, composition, planned, None) as laid:
         yield laid
@@ -54,14 +54,20 @@ def _written(
 ) -> Iterator[tuple[Path, Slots]]:
     with scratch(store, "load") as folder:
         directory = folder / "model"
-        meter = Meter(progress, sum(file.entry.size for file in planned))
+        meter = Meter(progress, sum(file.size for file in planned))
         with DirectoryWriter(directory) as writer:
             for file in planned:
-                writer.write_file(file.path, store.file(file.entry), file.entry.sha256, file.entry.size)
-                meter.add(f"reading {file.path}", file.entry.size)
+                write_planned(store, writer, file, meter, "reading")
             writer.commit()
-        slots = tuple((slot.name, directory / behavior_folder(slot.name), slot.weight) for slot in composition.slots)
-        yield directory, slots
+        adapters = {file.owner for file in planned}
+        yield (
+            directory,
+            tuple(
+                (slot.name, directory / behavior_folder(slot.name), slot.weight)
+                for slot in composition.slots
+                if slot.name in adapters
+            ),
+        )
 
 
 def load_composition(store: Store, composition: Composition, progress: Progress | None = None, **options: Any) -> Any:

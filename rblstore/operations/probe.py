@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,13 @@ from rblstore.divergence.probes import baseline_bytes, make_probe
 from rblstore.errors import InputError, NotFoundError, UsageError
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
-from rblstore.objects.content_records import Identity
 from rblstore.objects.evidence_records import Positions, Probe
 from rblstore.objects.history_records import SYMBOLIC, Commit, Composition
-from rblstore.objects.ids import ProbeId, RecordId
+from rblstore.objects.ids import ContentId, ProbeId, RecordId
 from rblstore.objects.paths import check_name
 from rblstore.operations.result import Result
 from rblstore.operations.scratch import scratch
-from rblstore.operations.stored_models import file_named
+from rblstore.operations.stored_models import CONFIG, composed_state
 from rblstore.operations.switch import RefExistsError, refuse_clash
 from rblstore.repository import PROBES, Store
 from rblstore.revisions import resolve
@@ -116,12 +115,11 @@ def add_probe(
     refuse_clash(store, ref, PROBES, "probe")
     raw = _raw_prompts(prompts)
     commit = store.record(resolve(store, revision).commit, Commit)
-    identity = store.record(store.record(commit.composition, Composition).identity, Identity)
-    files = {entry.path: entry.sha256 for entry in identity.files}
+    files = composed_state(store, store.record(commit.composition, Composition)).files
     needs_text = any(prompt.tokens is None for prompt in raw)
-    encode = _encoder(store, identity) if needs_text else None
+    encode = _encoder(store, files) if needs_text else None
     probe = make_probe(raw, encode, tokenizer_digest(files), positions)
-    size = _baseline_size(store, identity, probe)
+    size = _baseline_size(store, files, probe)
     if size is not None and size > BASELINE_BYTES and not force:
         raise BaselineTooLargeError(
             f"a baseline under this probe takes {size / 2**30:.1f} GiB",
@@ -157,23 +155,21 @@ def _raw_prompts(prompts: str | Path | Sequence[Any]) -> tuple[RawPrompt, ...]:
     return parse_prompts(data, path.name)
 
 
-def _encoder(store: Store, identity: Identity) -> Callable[[str], Sequence[int]]:
+def _encoder(store: Store, files: Mapping[str, ContentId]) -> Callable[[str], Sequence[int]]:
     from rblstore.checkpoints.tokenizing import load_tokenizer
 
-    entries = [entry for entry in identity.files if entry.path in TOKENIZER_FILES or entry.path == "config.json"]
     with scratch(store, "tokenizer") as folder:
-        for entry in entries:
-            with (folder / entry.path).open("wb") as stream:
-                for chunk in store.file(entry):
+        for path in (TOKENIZER_FILES | {CONFIG}) & files.keys():
+            with (folder / path).open("wb") as stream:
+                for chunk in store.content(files[path]):
                     stream.write(chunk)
         return load_tokenizer(folder)
 
 
-def _baseline_size(store: Store, identity: Identity, probe: Probe) -> int | None:
-    entry = file_named(identity.files, "config.json")
-    if entry is None:
+def _baseline_size(store: Store, files: Mapping[str, ContentId], probe: Probe) -> int | None:
+    if CONFIG not in files:
         return None
-    data = store.content_bytes(entry.sha256, limits.ADAPTER_CONFIG_BYTES)
+    data = store.content_bytes(files[CONFIG], limits.ADAPTER_CONFIG_BYTES)
     config = decode_json(data, what="config.json", max_bytes=limits.ADAPTER_CONFIG_BYTES)
     if not isinstance(config, dict):
         return None

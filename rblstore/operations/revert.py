@@ -315,11 +315,12 @@ def _check_digests(store: Store, target: Composition, progress: Progress | None)
     """Reads every stored byte of a composition, so that a revert never points at something damaged."""
     from rblstore.operations.checkout import plan
     from rblstore.operations.progress import Meter
+    from rblstore.operations.stored_models import source_chunks
 
     planned = plan(store, target)
-    meter = Meter(progress, sum(file.entry.size for file in planned))
+    meter = Meter(progress, sum(file.size for file in planned))
     for file in planned:
-        for chunk in store.file(file.entry):
+        for chunk in source_chunks(store, file.source):
             meter.add(f"checking {file.path}", len(chunk))
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rblstore.checkpoints.composition_ground import LogicalState
 from rblstore.divergence.verdict import decide, recovery
-from rblstore.objects.content_records import Identity
+from rblstore.objects import limits
+from rblstore.objects.content_records import StoredTensor
 from rblstore.objects.evidence_records import Baseline, Probe, Verification
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import BaselineId, CommitId, CompositionId, ProbeId
 from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
 from rblstore.operations.load import laid_out_behaviors, load_composition
 from rblstore.operations.progress import Progress
-from rblstore.operations.stored_models import view_identity
+from rblstore.operations.scratch import scratch
+from rblstore.operations.stored_models import CONFIG, composed_state
 from rblstore.repository import Store, utc_now
 
 
@@ -22,6 +27,55 @@ class _Adapted(NamedTuple):
     kl: float | None
     js: float | None
     reason: str | None
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What turns one composition into another.
+
+    Attributes:
+        head: What the model is.
+        target: What it is to be.
+        tensors: The target's logical tensors beneath its adapters.
+        rewritten: Names of those that the head has otherwise.
+        live: Whether it can be made in the live model: one identity, and checkpoints of the same names, element types,
+            shapes and configuration.
+    """
+
+    head: Composition
+    target: Composition
+    tensors: Mapping[str, StoredTensor]
+    rewritten: frozenset[str]
+    live: bool
+
+
+def _change(store: Store, head: Composition, target: Composition) -> _Change:
+    before, after = composed_state(store, head), composed_state(store, target)
+    old, new = before.tensors, after.tensors
+    same = old.keys() == new.keys() and all(
+        (old[name].dtype, old[name].shape) == (new[name].dtype, new[name].shape) for name in new
+    )
+    return _Change(
+        head,
+        target,
+        new,
+        frozenset(name for name in new if new[name] != old.get(name)),
+        head.identity == target.identity and same and _same_config(store, before, after),
+    )
+
+
+def _same_config(store: Store, before: LogicalState, after: LogicalState) -> bool:
+    """Whether two checkpoints describe one model, whatever wrote their config."""
+    old, new = before.files.get(CONFIG), after.files.get(CONFIG)
+    if old is None or new is None or old == new:
+        return old == new
+    from rblstore.checkpoints.saving_overlay import same_config
+
+    with scratch(store, "config") as folder:
+        for name, content in (("old", old), ("new", new)):
+            (folder / name).mkdir()
+            (folder / name / CONFIG).write_bytes(store.content_bytes(content, limits.RECORD_BYTES))
+        return same_config(folder / "old", folder / "new")
 
 
 class RevertProof:
@@ -73,10 +127,11 @@ class RevertProof:
         from rblstore.divergence.measure import measure
 
         store, probe = self._store, self._probe
+        change = _change(store, head, target)
         model = load_composition(store, head, self._progress)
-        baseline_id, baseline = self._reference(model, head, target, target_id)
+        baseline_id, baseline = self._reference(model, change, target_id)
         adapted = self._adapted(model, head, baseline)
-        model = self._live_revert(model, head, target)
+        model = self._live_revert(model, change)
         recovered = compare(references(store, baseline), measure(model, probe), output=baseline.output)
         rf, reason = recovery(
             recovered.kl, adapted.kl, recovered_reason=recovered.reason, adapted_reason=adapted.reason
@@ -85,8 +140,8 @@ class RevertProof:
             commit_id,
             target_id,
             head_id,
-            # Names only what left a live model: another identity comes from a fresh load (docs/decisions/0007).
-            removed if head.identity == target.identity else (),
+            # Names only what left a live model: another checkpoint comes from a fresh load (docs/decisions/0007).
+            removed if change.live else (),
             self._probe_id,
             baseline_id,
             baseline.environment,
@@ -104,15 +159,13 @@ class RevertProof:
             utc_now(),
         )
 
-    def _reference(
-        self, model: Any, head: Composition, target: Composition, target_id: CompositionId
-    ) -> tuple[BaselineId, Baseline]:
+    def _reference(self, model: Any, change: _Change, target_id: CompositionId) -> tuple[BaselineId, Baseline]:
         """The target's baseline in the environment that its own model is measured in, recorded where there is none."""
         from rblstore.divergence.environment import current_environment
         from rblstore.divergence.measure import measure
 
-        store, probe = self._store, self._probe
-        fresh = None if head.identity == target.identity else load_composition(store, target, self._progress)
+        store, probe, target = self._store, self._probe, change.target
+        fresh = None if change.live else load_composition(store, target, self._progress)
         environment = current_environment(model if fresh is None else fresh, probe)
         found = find_baseline(store, target_id, self._probe_id, environment)
         if found is not None:
@@ -136,26 +189,34 @@ class RevertProof:
             return _Adapted(None, None, error.message)
         return _Adapted(found.kl, found.js, found.reason)
 
-    def _live_revert(self, model: Any, head: Composition, target: Composition) -> Any:
+    def _live_revert(self, model: Any, change: _Change) -> Any:
         """The target composition made out of the head's live model: by reference, never by subtraction."""
         from rblstore.checkpoints.loading import model_form
         from rblstore.checkpoints.plain_view import plain_model
         from rblstore.divergence.alignment import aligned
+        from rblstore.live.overlaying import put_stored_values
         from rblstore.live.recompose import AttachSpec, move_body, recompose, stored_values
         from rblstore.operations.tensor_reading import tensor_reader
 
-        if head.identity != target.identity:
+        head, target, tensors = change.head, change.target, change.tensors
+        if not change.live:
             return load_composition(self._store, target, self._progress)
-        view = view_identity(self._store, self._store.record(head.identity, Identity))
-        restore = stored_values(model, view.tensors, tensor_reader(self._store, view))
+        read = tensor_reader(self._store, tensors)
+        restore = stored_values(model, tensors, read)
+
+        def rewrite(live: Any) -> None:
+            # A model with another task's head has no place for the checkpoint's own.
+            put_stored_values(live, tensors, change.rewritten, read, absent=frozenset(tensors))
+
         with laid_out_behaviors(self._store, target) as (directory, slots):
             specs = [AttachSpec(*slot) for slot in slots]
             if model_form(directory, specs).fits(plain_model(model)):
-                return aligned(recompose(model, specs, keep=_kept(head, target), restore=restore))
+                kept = _kept(head, target)
+                return aligned(recompose(model, specs, keep=kept, restore=restore, rewrite=rewrite))
             # The target has another head, which was not live: the live body is measured under a stored one.
-            live = recompose(model, [], keep=(), restore=restore)
+            live = recompose(model, [], keep=(), restore=restore, rewrite=rewrite)
             fresh = load_composition(self._store, target, self._progress)
-            stored = stored_values(fresh, view.tensors, tensor_reader(self._store, view))
+            stored = stored_values(fresh, tensors, read)
             plain = move_body(live, recompose(fresh, [], keep=(), restore=stored))
             return aligned(recompose(plain, specs, keep=(), restore=stored))
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rblstore.checkpoints.adapter_config import AdapterConfig, parse_adapter_config
-from rblstore.checkpoints.composition_ground import check_composition
+from rblstore.checkpoints.checkout_layout import ComposedWeights, FileSource
+from rblstore.checkpoints.composed_layout import ComposedCheckpoint, compose_layout
+from rblstore.checkpoints.composition_ground import LogicalState, check_composition
 from rblstore.checkpoints.composition_rules import check_attachable
-from rblstore.checkpoints.logical_tensors import logical_tensors, primary_weight_files
+from rblstore.checkpoints.safetensors_header import read_header
+from rblstore.checkpoints.stored_checkpoint import StoredCheckpoint
 from rblstore.errors import CorruptError
 from rblstore.objects import limits
 from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, Identity, StoredTensor
@@ -27,12 +30,20 @@ class IdentityView:
     """An identity's logical tensors and files.
 
     Attributes:
-        tensors: By logical name.
-        files: SHA-256 by path.
+        checkpoint: All of it.
     """
 
-    tensors: Mapping[str, StoredTensor]
-    files: Mapping[str, ContentId]
+    checkpoint: StoredCheckpoint
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]:
+        """By logical name."""
+        return self.checkpoint.tensors
+
+    @property
+    def files(self) -> Mapping[str, ContentId]:
+        """SHA-256 by path of the files beside the weights."""
+        return self.checkpoint.beside
 
 
 def file_named(entries: Sequence[FileEntry], path: str) -> FileEntry | None:
@@ -40,17 +51,16 @@ def file_named(entries: Sequence[FileEntry], path: str) -> FileEntry | None:
     return next((entry for entry in entries if entry.path == path), None)
 
 
-def logical(manifests: Mapping[str, FileManifest], index: bytes | None) -> dict[str, StoredTensor]:
-    """The logical tensors of a checkpoint's safetensors files.
-
-    Args:
-        manifests: By path.
-        index: Bytes of the shard index, or None.
+def read_checkpoint(store: Store, files: tuple[FileEntry, ...]) -> StoredCheckpoint:
+    """Reads what the files of an identity or an overlay hold.
 
     Raises:
-        InputError: The files and the index contradict each other.
+        CorruptError: A record or its content is missing or damaged.
     """
-    return logical_tensors(manifests, primary_weight_files(sorted(manifests), index), index)
+    manifests = {entry.path: store.record(entry.manifest, FileManifest) for entry in files if entry.manifest}
+    index = file_named(files, INDEX)
+    index_bytes = None if index is None else store.content_bytes(index.sha256, limits.RECORD_BYTES)
+    return StoredCheckpoint(files, manifests, index_bytes)
 
 
 def view_identity(store: Store, identity: Identity) -> IdentityView:
@@ -59,12 +69,71 @@ def view_identity(store: Store, identity: Identity) -> IdentityView:
     Raises:
         CorruptError: A record or its content is missing or damaged.
     """
-    manifests = {
-        entry.path: store.record(entry.manifest, FileManifest) for entry in identity.files if entry.manifest is not None
-    }
-    index = file_named(identity.files, INDEX)
-    index_bytes = None if index is None else store.content_bytes(index.sha256, limits.RECORD_BYTES)
-    return IdentityView(logical(manifests, index_bytes), {entry.path: entry.sha256 for entry in identity.files})
+    return IdentityView(read_checkpoint(store, identity.files))
+
+
+def composed(store: Store, composition: Composition) -> ComposedCheckpoint:
+    """The checkpoint beneath a composition's adapters: the identity with every overlay laid on.
+
+    Raises:
+        CorruptError: A record or its content is missing or damaged.
+    """
+    identity = read_checkpoint(store, store.record(composition.identity, Identity).files)
+    behaviors = [(slot.name, store.record(slot.behavior, Behavior)) for slot in composition.slots]
+    return compose(store, identity, behaviors)
+
+
+def compose(store: Store, identity: StoredCheckpoint, behaviors: Sequence[tuple[str, Behavior]]) -> ComposedCheckpoint:
+    """Like :func:`composed`, of records that were read already; adapters among them are passed over."""
+    overlays = [(name, behavior) for name, behavior in behaviors if behavior.form == "overlay"]
+    topmost = read_checkpoint(store, overlays[-1][1].files) if overlays else None
+
+    def metadata(manifest: FileManifest) -> Mapping[str, str] | None:
+        header = store.content_bytes(manifest.header, limits.SAFETENSORS_HEADER_BYTES_CEILING + 8)
+        size = len(header) + sum(one.tensor.size for one in manifest.tensors)
+        return (
+            read_header(
+                lambda offset, length: header[offset : offset + length],
+                size,
+                max_bytes=limits.SAFETENSORS_HEADER_BYTES_CEILING,
+            ).metadata
+            or None
+        )
+
+    return compose_layout(identity, overlays, topmost, metadata)
+
+
+def composed_state(store: Store, composition: Composition) -> LogicalState:
+    """The tensors and files beneath a composition's adapters.
+
+    Raises:
+        CorruptError: A record or its content is missing or damaged.
+    """
+    return composed(store, composition).state
+
+
+def source_size(source: FileSource) -> int:
+    """Bytes of a composed file."""
+    return len(source) if isinstance(source, bytes) else source.size
+
+
+def source_chunks(store: Store, source: FileSource) -> Iterator[bytes | memoryview]:
+    """A composed file's bytes in order, each content's digest checked on the way.
+
+    Raises:
+        CorruptError: Something of it is missing or damaged.
+    """
+    if isinstance(source, FileEntry):
+        yield from store.file(source)
+    elif isinstance(source, ComposedWeights):
+        if isinstance(source.header, ContentId):
+            yield from store.content(source.header)
+        else:
+            yield source.header
+        for one in source.tensors:
+            yield from store.content(one.tensor.content)
+    else:
+        yield source
 
 
 def adapter_config(store: Store, behavior: Behavior) -> AdapterConfig:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from rblstore.operations.stored_models import IdentityView
+from rblstore.objects.content_records import StoredTensor
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
     import torch
 
 
-def tensor_reader(store: Store, view: IdentityView) -> Callable[[str], torch.Tensor | None]:
-    """A function that reads a logical tensor of an identity by its stored name; None where there is none.
+def tensor_reader(store: Store, tensors: Mapping[str, StoredTensor]) -> Callable[[str], torch.Tensor | None]:
+    """A function that reads one of these tensors by its name; None where there is none.
 
     The tensor has the stored element type and shape, and memory of its own. Reading raises CorruptError where stored
     bytes are damaged.
@@ -23,7 +23,7 @@ def tensor_reader(store: Store, view: IdentityView) -> Callable[[str], torch.Ten
     from rblstore.live.binding import DTYPES
 
     def read(name: str) -> torch.Tensor | None:
-        stored = view.tensors.get(name)
+        stored = tensors.get(name)
         if stored is None:
             return None
         raw = bytearray()

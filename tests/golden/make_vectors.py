@@ -216,6 +216,12 @@ def log_block(operation: Operation) -> str:
 
 def checkout_block(commit: Record, composition: Composition, identity: Identity, behavior: Behavior) -> str:
     slots = [(slot.name, slot.weight, behavior) for slot in composition.slots]
+    files = [(entry.path, entry) for entry in identity.files]
+    planned = [
+        (file.path, file.source)
+        for file in plan_checkout(files, slots, "adapters")
+        if isinstance(file.source, FileEntry)
+    ]
     manifest = CheckoutManifest(
         "adapters",
         CommitId(commit.id_of(commit.encode())),
@@ -225,10 +231,7 @@ def checkout_block(commit: Record, composition: Composition, identity: Identity,
             CheckoutSlot(slot.name, slot.behavior, slot.weight, behavior_folder(slot.name))
             for slot in composition.slots
         ),
-        tuple(
-            CheckoutFile(file.path, file.entry.sha256, file.entry.size)
-            for file in plan_checkout(identity, slots, "adapters")
-        ),
+        tuple(CheckoutFile(path, entry.sha256, entry.size) for path, entry in planned),
     )
     return f"```json\n{manifest.encode().decode()}```"
 

@@ -86,14 +86,17 @@ class TestFromMemory:
                 story.repo.commit("no", **options)
             unmoved()
 
-    def test_a_plain_model_is_no_behavior_and_an_adapted_one_no_identity(
-        self, story: Story, unmoved: Callable[[], None]
-    ) -> None:
-        for options in ({"behaviors": {"x": story.model}}, {"identity": trained(story.model)}):
-            with pytest.raises(rblstore.UsageError) as caught:
-                story.repo.commit("no", **options)
-            assert caught.value.code == "unsavable"
-            unmoved()
+    def test_an_adapted_model_is_no_identity(self, story: Story, unmoved: Callable[[], None]) -> None:
+        with pytest.raises(rblstore.UsageError) as caught:
+            story.repo.commit("no", identity=trained(story.model))
+        assert caught.value.code == "unsavable"
+        unmoved()
+
+    def test_a_model_that_nobody_trained_is_no_behavior(self, story: Story, unmoved: Callable[[], None]) -> None:
+        with pytest.raises(rblstore.NothingChangedError) as caught:
+            story.repo.commit("no", behaviors={"x": story.model})
+        assert caught.value.object == "x"
+        unmoved()
 
 
 class TestFromLoaded:

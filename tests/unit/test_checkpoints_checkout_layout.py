@@ -105,21 +105,25 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
         CheckoutManifest.parse(data)
 
 
+def of(checkpoint: Identity) -> list[tuple[str, FileEntry]]:
+    return [(entry.path, entry) for entry in checkpoint.files]
+
+
 def test_files_go_to_their_places() -> None:
     base, first, second = (
         identity("config.json", "sub/x"),
         behavior("adapter_config.json"),
         behavior("adapter_config.json", "README.md"),
     )
-    planned = plan_checkout(base, [("b", 1.0, first), ("a", 0.5, second)], "adapters")
-    assert [(file.path, file.owner, file.entry.path) for file in planned] == [
+    planned = plan_checkout(of(base), [("b", 1.0, first), ("a", 0.5, second)], "adapters")
+    assert [(file.path, file.owner, file.source.path) for file in planned] == [
         ("behaviors/a/README.md", "a", "README.md"),
         ("behaviors/a/adapter_config.json", "a", "adapter_config.json"),
         ("behaviors/b/adapter_config.json", "b", "adapter_config.json"),
         ("config.json", None, "config.json"),
         ("sub/x", None, "sub/x"),
     ]
-    assert [file.path for file in plan_checkout(base, [("b", 1.0, first)], "merged")] == ["config.json", "sub/x"]
+    assert [file.path for file in plan_checkout(of(base), [("b", 1.0, first)], "merged")] == ["config.json", "sub/x"]
 
 
 @pytest.mark.parametrize(
@@ -129,15 +133,15 @@ def test_files_go_to_their_places() -> None:
 def test_an_identity_in_the_checkout_s_own_places_is_refused(path: str) -> None:
     for form in ("adapters", "merged"):
         with pytest.raises(LayoutCollisionError, match="where a checkout keeps its own") as caught:
-            plan_checkout(identity("config.json", path), [], form)  # type: ignore[arg-type]
+            plan_checkout(of(identity("config.json", path)), [], form)  # type: ignore[arg-type]
         assert caught.value.object == path
         assert caught.value.exit_code == 4
 
 
 def test_paths_that_become_too_long_or_names_that_are_none_are_refused() -> None:
     with pytest.raises(InputError, match="longer than"):
-        plan_checkout(identity("c"), [("n" * 200, 1.0, behavior("/".join(["d" * 200] * 5)))], "adapters")
+        plan_checkout(of(identity("c")), [("n" * 200, 1.0, behavior("/".join(["d" * 200] * 5)))], "adapters")
     with pytest.raises(UsageError):
-        plan_checkout(identity("c"), [("../x", 1.0, behavior("f"))], "adapters")
+        plan_checkout(of(identity("c")), [("../x", 1.0, behavior("f"))], "adapters")
     with pytest.raises(InputError, match="another way"):
-        plan_checkout(identity("c"), [("x", 1.0, behavior("f")), ("X", 1.0, behavior("g"))], "adapters")
+        plan_checkout(of(identity("c")), [("x", 1.0, behavior("f")), ("X", 1.0, behavior("g"))], "adapters")

@@ -69,6 +69,7 @@ def test_a_commit_says_what_it_made(repo: Any, base: Path, polite: Path) -> None
     sizes = sum(file.stat().st_size for file in base.iterdir())
     assert first.added_bytes == sizes
     assert first.added_contents == len(base_tensors()) + 2  # the header and config.json
+    assert first.new_bytes == sizes
     second = repo.commit("polite", behaviors={"polite": polite}, weights={"polite": 0.5})
     assert second.parents == (first.commit,)
     assert second.identity == first.identity
@@ -81,6 +82,7 @@ def test_content_already_stored_is_not_stored_again(repo: Any, base: Path, tmp_p
     tuned = write_base(tmp_path / "tuned", model__norm__weight=values(WIDTH, seed=7))
     result = repo.commit("tuned", identity=tuned)
     assert result.added_contents == 1  # only the norm; the header says the same
+    assert (result.new_bytes, result.added_bytes) == (4 * WIDTH, sum(path.stat().st_size for path in tuned.iterdir()))
 
 
 def test_the_same_bytes_give_the_same_ids_in_another_repository(
@@ -280,9 +282,15 @@ class TestDirectories:
         error = refused(repo, rblstore.InputError, "bad_directory", identity=tmp_path / "nowhere")
         assert "nowhere" in error.message
 
-    def test_a_base_given_as_an_adapter(self, repo: Any, base: Path) -> None:
+    def test_a_base_given_as_a_behavior(self, repo: Any, base: Path) -> None:
         repo.commit("base", identity=base)
-        error = refused(repo, rblstore.InputError, "bad_directory", behaviors={"b": base})
+        error = refused(repo, rblstore.NothingChangedError, "nothing_changed", behaviors={"b": base})
+        assert error.object == "b"
+
+    def test_a_directory_that_is_neither_an_adapter_nor_a_checkpoint(self, repo: Any, base: Path, polite: Path) -> None:
+        repo.commit("base", identity=base)
+        (polite / "adapter_config.json").unlink()
+        error = refused(repo, rblstore.InputError, "bad_directory", behaviors={"b": polite})
         assert "adapter_config.json" in error.message
 
     def test_an_adapter_alone_is_no_identity(self, repo: Any, polite: Path) -> None:
