@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from rblstore.operations.checkout import CheckoutResult
     from rblstore.operations.commit import CommitResult
     from rblstore.operations.diff import DiffResult
+    from rblstore.operations.du import CommitUsage, RepositoryUsage
     from rblstore.operations.fsck import FsckResult
     from rblstore.operations.log import LogEntry
     from rblstore.operations.probe import ProbeInfo
@@ -60,9 +60,7 @@ class Repository:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -252,6 +250,12 @@ class Repository:
 
         return status(self._store) if directory is None else checkout_status(self._store, Path(directory))
 
+    def du(self, revision: str | None = None) -> RepositoryUsage | CommitUsage:
+        """What the repository takes on disk; or, of a commit, what each part takes and shares, and what it added."""
+        from rblstore.operations.du import commit_usage, repository_usage
+
+        return repository_usage(self._store) if revision is None else commit_usage(self._store, revision)
+
     def operations(self, limit: int | None = None) -> list[OperationInfo]:
         """The operation log, newest first."""
         from rblstore.operations.undo import operations
@@ -289,13 +293,7 @@ class Repository:
         return delete_branch(self._store, name, author=self.author(author))
 
     def switch(
-        self,
-        name: str,
-        *,
-        create: bool = False,
-        orphan: bool = False,
-        start: str = "HEAD",
-        author: str | None = None,
+        self, name: str, *, create: bool = False, orphan: bool = False, start: str = "HEAD", author: str | None = None
     ) -> BranchInfo:
         """Makes HEAD stand for a branch; see :func:`rblstore.operations.switch.switch`."""
         from rblstore.operations.switch import switch
@@ -422,15 +420,8 @@ class Repository:
         """
         from rblstore.operations.verify import verify
 
-        return verify(
-            self._store,
-            revision,
-            probe,
-            against=against,
-            tolerance=tolerance,
-            author=self.author(author),
-            progress=progress,
-        )
+        who = self.author(author)
+        return verify(self._store, revision, probe, against=against, tolerance=tolerance, author=who, progress=progress)
 
     def fsck(self, *, full: bool = False, progress: Progress | None = None) -> FsckResult:
         """Checks the storage and changes nothing; damage is in the result, not raised."""

@@ -97,29 +97,30 @@ class ContentIndex(Snapshot):
         statement = _select_locations().where(packs.c.id == pack).order_by(contents.c.first_entry)
         return list(_locations(self._all(statement)))
 
-    def content_sizes(self, kind: PackKind, after: str = "", limit: int = 50_000) -> list[tuple[str, int, int]]:
-        """Contents of packs of a kind with their raw and stored bytes, sorted by id, each once: a page of them.
+    def content_sizes(self, kind: PackKind, after: str = "") -> Iterator[tuple[str, int, int]]:
+        """Contents of packs of a kind with their raw and stored bytes, each once, sorted by id; read as they are taken.
 
         For counting millions: the ids are plain text, since making a typed one costs more than reading the row.
 
         Args:
             kind: Of the packs.
-            after: The last id of the page before; "" for the first page. The last page is empty.
-            limit: The most to return.
+            after: Only larger ids: where another snapshot left off.
         """
-        statement = (
-            select(contents.c.content, contents.c.size, contents.c.stored)
-            .join_from(contents, packs, packs.c.number == contents.c.pack)
-            .where(contents.c.content > after, packs.c.kind == kind)
-            .order_by(contents.c.content, contents.c.pack)
-            .limit(limit)
-        )
-        found: dict[str, tuple[str, int, int]] = {}
-        rows: Sequence[Sequence[Any]] = self._all(statement)
-        for content, size, stored in rows:
-            if content not in found:  # as in `location`: the copy in the pack that was added first
-                found[content] = (read_text(content), read_count(size), read_count(stored))
-        return list(found.values())
+        while True:
+            statement = (
+                select(contents.c.content, contents.c.size, contents.c.stored)
+                .join_from(contents, packs, packs.c.number == contents.c.pack)
+                .where(contents.c.content > after, packs.c.kind == kind)
+                .order_by(contents.c.content, contents.c.pack)
+                .limit(_PAGE)
+            )
+            rows: Sequence[Sequence[Any]] = self._all(statement)
+            for content, size, stored in rows:
+                if content != after:  # as in `location`: the copy in the pack that was added first
+                    after = read_text(content)
+                    yield after, read_count(size), read_count(stored)
+            if len(rows) < _PAGE:
+                return
 
     def record_kind(self, id: RecordId) -> str | None:
         """The kind of a record, None where there is none of that id. Operations are not among the records."""

@@ -22,6 +22,7 @@ SECTIONS: Final = (
             "show": "Show one object, whatever it is.",
             "diff": "Show what differs between two commits.",
             "status": "Show the branch, or a checkout against its commit.",
+            "du": "Show what the repository or a commit takes, shares and adds.",
             "audit": "Show licences, sources and datasets of everything in a composition.",
         },
     ),

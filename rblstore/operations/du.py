@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
+from typing import Final
 
 from rblstore.objects.ids import CommitId, CompositionId, ContentId, RecordId
 from rblstore.objects.locations import PackKind
@@ -18,7 +19,6 @@ from rblstore.operations.content_needs import (
     Part,
     Reach,
     gather,
-    missing_content,
     parts_of,
     reach,
     read_bases,
@@ -27,6 +27,9 @@ from rblstore.operations.content_needs import (
 from rblstore.operations.result import Result
 from rblstore.repository import HEADS, Store
 from rblstore.revisions import resolve
+
+# One snapshot for everything would keep writers waiting.
+_SNAPSHOT_CONTENTS: Final = 50_000
 
 
 def ratio_of(raw: int, stored: int) -> float | None:
@@ -259,9 +262,7 @@ def _by_mark(store: Store, found: Mapping[str, int]) -> dict[int, _Tally]:
         locations = reader.locations(map(ContentId, found))
     tallies: dict[int, _Tally] = {}
     for content, mark in found.items():
-        location = locations.get(ContentId(content))
-        if location is None:
-            raise missing_content(content)
+        location = locations.get(ContentId(content)) or store.location(ContentId(content))
         tallies.setdefault(mark, _Tally()).add(1, location.size, location.stored)
     return tallies
 
@@ -350,23 +351,24 @@ def _all_by_mark(store: Store, kind: PackKind, found: Mapping[str, int]) -> dict
         MissingContentError: Something that has marks is in no pack.
     """
     tallies: dict[int, _Tally] = {}
-    last, seen = "", 0
-    while True:
-        # A snapshot for each page: one for all would keep writers waiting.
+    last, seen, taken = "", 0, _SNAPSHOT_CONTENTS
+    while taken == _SNAPSHOT_CONTENTS:
+        taken = 0
         with store.catalog.read() as reader:
-            page = reader.content_sizes(kind, last)
-        if not page:
-            break
-        last = page[-1][0]
-        for content, size, stored in page:
-            mark = found.get(content, 0)
-            seen += content in found
-            if mark not in tallies:
-                tallies[mark] = _Tally()
-            tallies[mark].add(1, size, stored)
+            for content, size, stored in islice(reader.content_sizes(kind, last), _SNAPSHOT_CONTENTS):
+                taken += 1
+                last = content
+                mark = found.get(content)
+                if mark is None:
+                    mark = 0
+                else:
+                    seen += 1
+                tally = tallies.get(mark)
+                if tally is None:
+                    tally = tallies[mark] = _Tally()
+                tally.add(1, size, stored)
     if seen < len(found):
-        with store.catalog.read() as reader:
-            raise missing_content(min(found.keys() - reader.locations(map(ContentId, found)).keys()))
+        _by_mark(store, found)  # raises, naming one
     return tallies
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -297,6 +298,46 @@ def test_audit(story: Story) -> None:
     assert result.stderr.count("warning: ") == len(document["warnings"]) == 2
 
 
+def test_du(story: Story) -> None:
+    document = story.json("du")
+    assert document["total"] == sum(path.stat().st_size for path in (story.store / ".rbl").rglob("*") if path.is_file())
+    text = story.ok("du").splitlines()
+    assert text[0].split() == ["count", "raw", "stored", "ratio"]
+    assert text[1].split()[:2] == ["contents", str(document["contents"]["contents"])]
+    (main,) = (line.split() for line in text if line.startswith("main "))
+    assert main[1] == document["branches"][0]["commit"][:12]
+    assert f"{document['branches'][0]['ratio']:.2f}x" in main
+    assert text[-1].startswith("total ")
+    document = story.json("du", "v1")
+    assert [part["name"] for part in document["behaviors"]] == ["polite"]
+    assert document["baselines"]["contents"] == 0
+    assert story.json("du", "HEAD~2")["baselines"]["contents"] == 3
+    text = story.ok("du", "HEAD")
+    assert [line.split()[:2] for line in text.splitlines()[3:7]] == [
+        ["identity", "-"],
+        ["behavior", "polite"],
+        ["behavior", "brief"],
+        ["commit", "-"],
+    ]
+    assert "added to its parents" in text
+    assert "baselines" in story.ok("du", "HEAD~2")
+    assert story.run("du", "nowhere").exit_code == 1
+
+
+def test_commit_says_what_was_new(story: Story) -> None:
+    document = story.json("commit", "-m", "base again", "--behavior", f"again={story.models / 'polite'}")
+    assert (document["added_contents"], document["new_bytes"], document["stored_bytes"]) == (0, 0, 0)
+    assert document["added_bytes"] > 0
+    text = story.ok("commit", "-m", "third", "--behavior", f"third={story.models / 'brief'}")
+    assert "  added      nothing: " in text
+    tuned = story.run("switch", "--orphan", "fresh")
+    assert tuned.exit_code == 0
+    text = story.ok("commit", "-m", "tuned", "--identity", story.models / "tuned")
+    assert re.search(
+        r"^  added      [0-9.]+ KiB as [0-9.]+ KiB \([0-9.]+x\), [0-9.]+ KiB were stored already$", text, re.MULTILINE
+    )
+
+
 def test_fsck_and_reindex(story: Story) -> None:
     before = story.json("log")
     assert story.json("fsck", "--full")["ok"] is True
@@ -336,7 +377,8 @@ LIGHT = """
 import sys
 from rblstore.cli.main import main
 heavy = ("torch", "numpy", "rich", "alembic", "yaml", "transformers", "peft", "safetensors")
-for arguments in (["log", "--graph"], ["status"], ["branch"], ["tag"], ["op", "log"], ["diff"], ["show"], ["audit"]):
+for words in ("log --graph", "status", "branch", "tag", "op log", "diff", "show", "audit", "du", "du HEAD"):
+    arguments = words.split()
     try:
         main(["-C", sys.argv[1], *arguments])
     except SystemExit as done:

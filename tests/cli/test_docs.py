@@ -116,6 +116,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.checkout import CheckoutResult
     from rblstore.operations.commit import CommitResult
     from rblstore.operations.diff import DiffResult
+    from rblstore.operations.du import CommitUsage, RepositoryUsage
     from rblstore.operations.fsck import FsckResult
     from rblstore.operations.log import LogEntry
     from rblstore.operations.probe import ProbeInfo
@@ -134,6 +135,8 @@ def _documents() -> list[tuple[str, Any]]:
         ("checkout", CheckoutResult),
         ("commit", CommitResult),
         ("diff", DiffResult),
+        ("du", RepositoryUsage),
+        ("du REV", CommitUsage),
         ("fsck", FsckResult),
         ("log", LogEntry),
         ("op log", OperationInfo),

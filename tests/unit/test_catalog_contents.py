@@ -182,6 +182,33 @@ def test_compositions_are_rebuilt_exactly(catalog: Catalog) -> None:
         assert reader.composition(made(CompositionId, "unknown")) is None
 
 
+def test_many_compositions_come_at_once(catalog: Catalog) -> None:
+    made_here = dict(composition(f"c{at}", *((f"s{slot}", at, 1.0) for slot in range(at % 3))) for at in range(700))
+    with catalog.write() as writer:
+        writer.add_records(made_here.items())
+    with catalog.read() as reader:
+        assert reader.compositions([*made_here, made(CompositionId, "unknown")]) == made_here
+        assert reader.compositions([]) == {}
+
+
+@pytest.mark.parametrize("page", [1, 3, 2000])
+def test_sizes_of_contents_come_sorted_and_each_once(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("rblstore.catalog.content_index._PAGE", page)
+    with catalog.write() as writer:
+        writer.add_pack(pack("first", 6))
+        writer.add_pack(pack("second", 6, first=3))  # three of them are there already, of other sizes
+        writer.add_pack(pack("records", 2, "R", first=20))
+    sizes = {made(ContentId, at): (10 + at, 5) for at in range(6)}
+    with catalog.read() as reader:
+        found = list(reader.content_sizes("C"))
+        assert [content for content, *_ in found] == sorted(made(ContentId, at) for at in range(9))
+        assert {content: tuple(rest) for content, *rest in found}.items() >= sizes.items()
+        assert list(reader.content_sizes("C", found[4][0])) == found[5:]
+        assert sorted(reader.content_sizes("R")) == sorted((made(ContentId, 20 + at), 10 + at, 5) for at in range(2))
+
+
 def test_operations_are_no_records(catalog: Catalog) -> None:
     operation = Operation(1, None, "init", (), None, "Ada", TIME)
     with pytest.raises(InputError, match="operation"), catalog.write() as writer:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from rblstore.cli.render.text import first_line, plural, short, size, slots_text
+from rblstore.cli.render.text import first_line, short, size, slots_text, times
 
 
 def commit_lines(result: Any) -> Iterator[str]:
@@ -22,7 +22,16 @@ def commit_lines(result: Any) -> Iterator[str]:
     yield f"  identity   {short(result['identity'])}"
     yield f"  behaviors  {slots_text(result['slots'])}"
     if result["added_bytes"]:
-        new = f"{plural(result['added_contents'], 'new content')}, {size(result['stored_bytes'])} stored"
-        yield f"  read       {size(result['added_bytes'])}: {new}"
+        yield f"  added      {_added(result)}"
     for path, reason in result["left_out"]:
         yield f"  left out   {path} ({reason})"
+
+
+def _added(result: Any) -> str:
+    """What was new of the bytes that were read, and what it takes."""
+    new, stored = result["new_bytes"], result["stored_bytes"]
+    before = max(result["added_bytes"] - new, 0)
+    if not new:
+        return f"nothing: {size(before)} were stored already"
+    known = f", {size(before)} were stored already" if before else ""
+    return f"{size(new)} as {size(stored)} ({times(new / stored)}){known}"

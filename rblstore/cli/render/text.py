@@ -49,6 +49,11 @@ def number(value: float | None) -> str:
     return f"{value:.4g}" if value != int(value) or abs(value) >= 10_000 else str(int(value))
 
 
+def times(ratio: float | None) -> str:
+    """A ratio of sizes: ``1.49x``; a dash for none."""
+    return "-" if ratio is None else f"{ratio:.2f}x"
+
+
 def plural(count: int, one: str, many: str | None = None) -> str:
     """A count and its noun: ``1 file``, ``2 files``."""
     return f"{count} {one if count == 1 else many or one + 's'}"
