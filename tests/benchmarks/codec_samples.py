@@ -1,4 +1,7 @@
-"""What codecs are tried on: frames of tensors, from checkpoints that are given and from seeded weights of every element type."""
+"""What codecs are tried on: frames of tensors, from given checkpoints and from seeded weights of every element type.
+
+The frames are as long as rblstore's own at most.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rblstore.objects.limits import FRAME_BYTES
-
+FRAME_BYTES = 8 << 20
 # Bytes an element, by the name that safetensors gives its type.
 WIDTHS: Mapping[str, int] = {
     "BF16": 2, "F16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64": 8,

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/codecs.py --base BASE --fine-tune TUNED --out docs/benchmarks/codecs.json
 
-Without checkpoints, on seeded weights alone. Every frame is decoded and compared with what went in. Blosc2 is measured where it is
-installed. Nothing imports this module by its name, which is that of the standard library's.
+Without checkpoints, on seeded weights alone. Every frame is decoded and compared with what went in. Blosc2 is measured
+where it is installed. Nothing imports this module by its name, which is the standard library's.
 """
 
 from __future__ import annotations
@@ -18,15 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SOURCE = Path(__file__).parents[2]
-try:
-    import rblstore  # noqa: F401
-except ImportError:
-    sys.path.insert(0, str(SOURCE))
-
-from codec_samples import Sample, checkpoint_samples, seeded_samples  # noqa: E402: rblstore has been found first
-from figures import MB, digits, markdown_table, median  # noqa: E402
-from machine import PACKAGES, machine, package_versions  # noqa: E402
+from codec_samples import Sample, checkpoint_samples, seeded_samples
+from figures import MB, digits, markdown_table, median
+from machine import PACKAGES, machine, package_versions
+from measuring import find_rblstore
 
 Frame = Any
 
@@ -194,9 +189,12 @@ def page(document: dict[str, Any], plots: Sequence[str]) -> str:
     header += [f"{way}, {count} thr." for way in ("encode", "decode") for count in document["threads"]]
     parts = [
         "# Codecs",
-        f"Written by `tests/benchmarks/codecs.py`; every raw figure is in `{document['name']}.json`. {on['processor']}, "
-        f"{on['cores']} cores, {on['kernel']}. Medians of {document['rounds']} rounds; MB/s of raw data, from memory to "
-        "memory, in frames of at most 8 MiB. Load average at the start: " + f"{on['load_average'][0]}.",
+        f"Written by `tests/benchmarks/codecs.py`; every raw figure is in `{document['name']}.json`.",
+        (
+            f"{on['processor']}, {on['cores']} cores, {on['kernel']}. Medians of {document['rounds']} rounds; MB/s of "
+            "raw data, from memory to memory, in frames of at most 8 MiB. Load average at the start: "
+            f"{on['load_average'][0]}."
+        ),
         ", ".join(f"{name} {version}" for name, version in document["versions"].items()) + ".",
     ]
     for sample in dict.fromkeys(row["sample"] for row in document["rows"]):
@@ -247,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--out is needed, or --render")
     else:
         out = options.out
+        find_rblstore()
         codecs = [*zstd_codecs(options.zstd_levels), *blosc_codecs(), *our_codecs()]
         document = {
             "benchmark": "codecs",

@@ -3,9 +3,9 @@
     python load_once.py from_pretrained DIR ARCHITECTURE
     python load_once.py repo.load REPOSITORY ARCHITECTURE
 
-torch, transformers and the model's class (``-`` for none) are imported first, whichever of the two is measured; then the
-clock starts. Afterwards one byte in every 4,096 of every parameter is read, so that what is mapped and not yet read is
-paid for as well. Then the model is loaded once more, when nothing is left to be imported.
+torch, transformers and the model's class (``-`` for none) are imported first, whichever of the two is measured; then
+the clock starts. Afterwards one byte in every 4,096 of every parameter is read, so that what is mapped and not yet read
+is paid for as well. Then the model is loaded once more, when nothing is left to be imported.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def main() -> None:
     import rblstore  # noqa: F401
 
     way, place, architecture = sys.argv[1:]
-    transformers.AutoModelForCausalLM  # noqa: B018: transformers imports what is asked for, when it is asked for
-    if architecture != "-":
-        getattr(transformers, architecture)
+    # transformers imports what is asked for, when it is asked for.
+    for name in ("AutoModelForCausalLM", architecture):
+        getattr(transformers, name, None)
     imported = resident()
     start = time.perf_counter()
     model = load(way, place)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+SOURCE = Path(__file__).parents[2]
 RBL = (sys.executable, "-m", "rblstore")
 MIB = 1 << 20
 
@@ -48,9 +49,14 @@ def environment(cache: Path) -> dict[str, str]:
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     variables |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPYCACHEPREFIX": str(cache)}
     if importlib.util.find_spec("rblstore") is None:
-        source = str(Path(__file__).parents[2])
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (source, variables.get("PYTHONPATH"))))
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), variables.get("PYTHONPATH"))))
     return variables
+
+
+def find_rblstore() -> None:
+    """Lets this process import rblstore from the source tree, where it is not installed."""
+    if importlib.util.find_spec("rblstore") is None:
+        sys.path.insert(0, str(SOURCE))
 
 
 def run(command: Sequence[str], folder: Path, variables: Mapping[str, str]) -> Run:

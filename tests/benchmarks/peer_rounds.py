@@ -1,4 +1,4 @@
-"""One round of one tool: every step timed from outside, in a fresh folder, and what came back compared with what went in."""
+"""One round of one tool: every step timed from outside, in a fresh folder; what comes back is compared."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def touch(tree: Path) -> str:
         large = [name for name, entry in header.items() if _elements(entry) >= 2 * TOUCHED_ELEMENTS]
         if not large:
             raise SystemExit(f"{path.name} has no tensor large enough to touch")
-        name = sorted(large, key=lambda one: header[one]["data_offsets"])[len(large) // 2]
+        name: str = sorted(large, key=lambda one: header[one]["data_offsets"])[len(large) // 2]
         begin, end = header[name]["data_offsets"]
         width = (end - begin) // _elements(header[name])
         middle = 8 + length + begin + width * (_elements(header[name]) // 2)
@@ -94,7 +94,7 @@ def _elements(entry: Mapping[str, Sequence[int]]) -> int:
 
 
 def differences(original: Path, restored: Path) -> list[str]:
-    """Relative paths of files that are not the same in both, byte for byte; what a checkout of ours adds is left out."""
+    """Relative paths of files that are not byte for byte the same in both; what a checkout of ours adds is left out."""
     if not restored.is_dir():
         return ["(nothing came back)"]
     before = {path.relative_to(original) for path in original.rglob("*") if path.is_file()}
@@ -111,6 +111,8 @@ def one_round(
     work: Path,
     variables: Mapping[str, str],
     steps: Sequence[str] = STEPS,
+    *,
+    linked: bool = False,
 ) -> Round:
     """Every step of a tool, in a folder that is gone afterwards.
 
@@ -120,12 +122,14 @@ def one_round(
         work: Where the folder is made.
         variables: The environment.
         steps: Which ones, in order.
+        linked: Whether the trees are hard links to the inputs, for steps that change none of them: large ones then take
+            their place in the page cache once.
     """
     result = Round()
     with tempfile.TemporaryDirectory(prefix=f"{peer.name}-", dir=work) as name:
         folder = Path(name)
         for tree, source in sources.items():
-            shutil.copytree(source, folder / tree)
+            shutil.copytree(source, folder / tree, copy_function=os.link if linked else shutil.copy2)
         wanted = [step for step in steps if step in peer.actions and _tree_of(step) in sources]
         try:
             for line in peer.prepare:

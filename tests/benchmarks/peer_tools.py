@@ -1,8 +1,8 @@
 """The tools that are compared: the commands that a user types for each step, and where each keeps its store.
 
 Each works in a folder of its own, which holds ``base``, ``fine-tune`` and ``adapter`` (trees of its own, since some
-tools replace what they track) and becomes its working tree. Paths in the commands are relative to it, so that they read the same
-on every machine. Defaults stay as they are; telemetry and searches for updates are off.
+tools replace what they track) and becomes its working tree. Paths in the commands are relative to it, so that they read
+the same on every machine. Defaults stay as they are; telemetry and searches for updates are off.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What committing and restoring cost, for rblstore and for the tools that people use today, in one run on the same files.
+"""What committing and restoring cost, for rblstore and the tools that people use today, in one run on the same files.
 
-    python tests/benchmarks/peers.py --base BASE --fine-tune TUNED --adapter LORA --rounds 5 --out docs/benchmarks/peers.json
+    python tests/benchmarks/peers.py --base BASE --fine-tune TUNED --adapter LORA --out docs/benchmarks/peers.json
 
 Writes the document, and beside it a page of tables (``.md``) and, where matplotlib is installed, plots (``.svg``).
-``--render peers.json`` makes the page and the plots again from a document that is there. What is not on PATH is skipped,
-and named. The page cache is warm: every input is read first, and every tool works on copies made just before.
+``--render peers.json`` makes the page and the plots again from a document that is there. What is not on PATH is
+skipped, and named. The page cache is warm: every input is read first, and every tool works on copies made just before.
 """
 
 from __future__ import annotations
@@ -20,47 +20,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from figures import MB, digits, markdown_table, spread
+from figures import MB
 from machine import machine, package_versions, tool_version
-from measuring import MIB, Run, run
+from measuring import SOURCE, Run, run
+from peer_environment import variables_of
+from peer_page import page
 from peer_rounds import COPIES_ON_DISK, Round, one_round, read_through, tree_bytes
-from peer_tools import ADAPTER, BASE, FINE_TUNE, PEERS, STEPS, TOUCHED, TREES, USUAL, Peer, installed
-from targets import highest_peak, stored, verdict_table, verdicts
+from peer_tools import ADAPTER, BASE, FINE_TUNE, PEERS, USUAL, Peer, installed
+from targets import verdicts
 
-SOURCE = Path(__file__).parents[2]
 LOADERS = ("from_pretrained", "repo.load")
-# Two of the tools are Python as well and must not meet the packages of this process.
-UNSET = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
-
-
-def variables_of(work: Path, path: Sequence[Path]) -> dict[str, str]:
-    """What every tool runs under: this user's environment with a home of its own, so that no setting or cache is shared.
-
-    Args:
-        work: Where that home is made, and a program ``rbl`` where none is on the path.
-        path: Folders to look for programs in first.
-    """
-    home, programs = work / "home", work / "bin"
-    home.mkdir(parents=True)
-    programs.mkdir()
-    variables = {name: value for name, value in os.environ.items() if name not in UNSET}
-    variables |= {"HOME": str(home), "RESTIC_PASSWORD": "benchmark", "DVC_SITE_CACHE_DIR": str(work / "dvc")}
-    variables |= {"HF_HUB_OFFLINE": "1", "DVC_NO_ANALYTICS": "true", "RBL_AUTHOR": "benchmark"}
-    for who in ("AUTHOR", "COMMITTER"):
-        variables |= {f"GIT_{who}_NAME": "benchmark", f"GIT_{who}_EMAIL": "benchmark@example.org"}
-    folders = [*(str(folder.resolve()) for folder in path), variables.get("PATH", os.defpath)]
-    variables["PATH"] = os.pathsep.join(folders)
-    if shutil.which("rbl", path=variables["PATH"]) is None:
-        # The source tree beside this script, run as a module; its compiled modules are kept as an installation keeps them.
-        wrapper = programs / "rbl"
-        wrapper.write_text(
-            f'#!/bin/sh\nPYTHONPATH="{SOURCE}" PYTHONPYCACHEPREFIX="{work / "compiled"}" '
-            f'exec "{sys.executable}" -m rblstore "$@"\n'
-        )
-        wrapper.chmod(0o755)
-        variables["PATH"] = os.pathsep.join((str(programs), variables["PATH"]))
-        print("no rbl on PATH: the source tree is measured", file=sys.stderr)
-    return variables
 
 
 def blank(peer: Peer) -> dict[str, Any]:
@@ -117,95 +86,6 @@ def measure_loading(
     if checks[LOADERS[0]] != checks[LOADERS[1]]:
         raise SystemExit(f"the two ways of loading do not give the same weights: {checks}")
     return found
-
-
-def time_table(document: Mapping[str, Any]) -> str:
-    """Median seconds of every step (least to most in brackets), a line a tool; what failed is n/a."""
-    rows = []
-    for part in document["peers"].values():
-        cells = []
-        for step in STEPS:
-            entry = part["steps"].get(step)
-            found = None if entry is None or entry["failed"] else spread(entry["wall_s"])
-            if found is None:
-                cells.append("" if entry is None else "n/a")
-            else:
-                cells.append(f"{digits(found.median)} ({digits(found.least)} to {digits(found.most)})")
-        rows.append((part["title"], *cells))
-    return markdown_table(("seconds", *STEPS), rows)
-
-
-def size_table(document: Mapping[str, Any]) -> str:
-    """Megabytes of each store after each commit, and the highest peak of memory, a line a tool."""
-    after = (*TREES, TOUCHED)
-    raw = [document["inputs"].get(tree, {}).get("bytes", 0) / MB for tree in TREES]
-    rows = [("(raw, added up)", *(digits(sum(raw[: at + 1]), 1) for at in range(len(raw))), "", "")]
-    for name, part in document["peers"].items():
-        sizes = [stored(document, name, what) for what in after]
-        cells = [digits(None if size is None else size / MB, 1) for size in sizes]
-        peak = highest_peak(document, name)
-        rows.append((part["title"], *cells, digits(None if peak is None else peak / MB, 0)))
-    header = ("MB", "base", "+ fine-tune", "+ adapter", "+ touched base", "peak memory")
-    return markdown_table(header, rows)
-
-
-def load_table(document: Mapping[str, Any]) -> str:
-    """Seconds and memory of loading the base into memory, both ways."""
-    rows = []
-    for way, runs in document.get("load", {}).items():
-        found = {member: spread(one[member] for one in runs) for member in ("load_s", "total_s", "again_s")}
-        over = spread(one["peak_bytes"] - one["imported_bytes"] for one in runs)
-        times = [
-            "n/a" if one is None else f"{digits(one.median, 3)} ({digits(one.least, 3)} to {digits(one.most, 3)})"
-            for one in found.values()
-        ]
-        rows.append((way, *times, digits(None if over is None else over.most / MB, 0)))
-    header = ("seconds", "load", "and every page read", "the same again", "peak over the imports, MB")
-    return markdown_table(header, rows)
-
-
-def page(document: Mapping[str, Any], plots: Sequence[str]) -> str:
-    """The page of a run, in Markdown."""
-    on, versions = document["machine"], document["versions"]
-    memory = "?" if on["memory_bytes"] is None else digits(on["memory_bytes"] / MIB / 1024, 0)
-    failed: dict[str, list[str]] = {}
-    for part in document["peers"].values():
-        for step, entry in part["steps"].items():
-            if entry["failed"]:
-                failed.setdefault(f"{part['title']}: {entry['failed']}", []).append(step)
-    parts = [
-        "# rblstore and its peers",
-        f"Written by `tests/benchmarks/peers.py`; every raw figure is in `{document['name']}.json`, with the commands.",
-        f"{on['processor']}, {on['cores']} cores, {memory} GiB, {on['file_system']}, {on['kernel']}. Medians of "
-        f"{document['rounds']} rounds (least to most), page cache warm, rounds interleaved across tools. Load average at the "
-        f"start: {on['load_average'][0]}.",
-        ", ".join(f"{name} {version}" for name, version in versions.items()) + ".",
-        "Inputs: "
-        + ", ".join(f"{tree} {digits(found['bytes'] / MB, 1)} MB" for tree, found in document["inputs"].items())
-        + ".",
-        "## Targets",
-        verdict_table(verdicts(document)),
-        "## Time",
-        time_table(document),
-        "A checkout of rblstore verifies every digest, and of an adapter writes the base beside it, as that is what loads; "
-        "the other tools restore the adapter alone. `cp + sha256sum` verifies as well; DVC and git-lfs do not.",
-        "## Size and memory",
-        size_table(document),
-        "Peak memory is that of the largest single process of a step, as the kernel reports it when the process has ended "
-        f"(`ru_maxrss`), the highest of all steps and rounds; what measures takes {digits(document['floor_bytes'] / MB, 0)} MB "
-        "itself, below which nothing can be seen.",
-        "## Loading into memory",
-        load_table(document)
-        if document.get("load")
-        else f"Not measured: {document.get('load_failed', 'not asked for')}",
-    ]
-    if failed:
-        lines = [f"- {said} ({', '.join(steps)})" for said, steps in failed.items()]
-        parts += ["## What failed", "\n".join(lines)]
-    if document["skipped"]:
-        parts += ["## What was skipped", "\n".join(f"- {name}: {why}" for name, why in document["skipped"].items())]
-    parts += [f"![{plot}]({plot})" for plot in plots]
-    return "\n\n".join(parts) + "\n"
 
 
 def write(document: dict[str, Any], out: Path) -> None:

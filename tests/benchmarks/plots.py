@@ -1,4 +1,4 @@
-"""Pictures of measured documents. Needs matplotlib, which nothing else here does; import it only where it may be missing."""
+"""Pictures of measured documents. Needs matplotlib, as nothing else here does: import this where it may be missing."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-
-mpl.use("Agg")
-
-import matplotlib.pyplot as plt  # noqa: E402: the backend is chosen first
-
-from figures import MB, median, spread  # noqa: E402
-from peer_tools import ADAPTER, BASE, FINE_TUNE, MERGED, STEPS  # noqa: E402
+from figures import MB, median, spread
+from matplotlib import pyplot as plt
+from peer_tools import ADAPTER, BASE, FINE_TUNE, MERGED, STEPS
 
 OURS, OTHERS = "#c2410c", "#64748b"
+mpl.use("Agg")
 # The same document gives the same picture, byte for byte.
 mpl.rcParams.update({"svg.hashsalt": "rblstore", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
@@ -74,6 +71,8 @@ def _sizes(document: Mapping[str, Any], peers: Sequence[tuple[str, Any]]) -> Any
             if size is not None:
                 axis.barh(at, (size - reached) / MB, left=reached / MB, color=_colour(name), alpha=shade)
                 reached = size
+            else:
+                axis.text(reached / MB, at, f" {tree}: n/a", va="center", fontsize=7, color="#0f172a")
     raw = 0.0
     for tree in shades:
         raw += document["inputs"].get(tree, {}).get("bytes", 0) / MB
@@ -98,7 +97,7 @@ def plot_scale(document: Mapping[str, Any], out: Path) -> list[Path]:
         )
         for axis, (title, member, unit) in zip(axes, panels, strict=True):
             for name, points in sizes.items():
-                taken = max if member == "peak_bytes" else median
+                taken: Any = max if member == "peak_bytes" else median
                 drawn = [(point["bytes"] / MB, taken(point[member]) / unit) for point in points if point[member]]
                 if drawn:
                     wide = 2.2 if name == "rblstore" else 1.2
@@ -141,19 +140,29 @@ def plot_codecs(document: Mapping[str, Any], out: Path) -> list[Path]:
     if not samples:
         return []
     most = document["threads"][-1]
+    codecs = list(dict.fromkeys(row["codec"] for row in document["rows"]))
     columns = min(3, len(samples))
     lines = -(-len(samples) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(5 * columns, 3.6 * lines), squeeze=False)
+    figure, axes = plt.subplots(lines, columns, figsize=(5 * columns, 3.2 * lines), squeeze=False)
     for axis in axes.flat[len(samples) :]:
         axis.axis("off")
     for axis, (sample, rows) in zip(axes.flat, samples.items(), strict=False):
         for row in rows:
             speed = median(row["encode_mb_s"][str(most)])
-            if speed is None:
-                continue
-            axis.plot(speed, row["ratio"], "o", color=_colour(row["codec"]))
-            axis.annotate(row["codec"], (speed, row["ratio"]), fontsize=7, xytext=(3, 3), textcoords="offset points")
+            marker = "*" if row["codec"].startswith("rblstore") else "o"
+            colour = mpl.colormaps["tab20"](codecs.index(row["codec"]) % 20)
+            axis.plot(speed, row["ratio"], marker, color=colour, markersize=12 if marker == "*" else 7)
+        top = 1.05 * max(row["ratio"] for row in rows)
         axis.set(xscale="log", title=sample, xlabel=f"encode, MB/s, {most} threads", ylabel="raw over stored")
+        axis.set_ylim(min(1.0, *(row["ratio"] for row in rows)), top)
         axis.grid(visible=True, which="both", alpha=0.2)
+    handles = [
+        mpl.lines.Line2D(
+            [], [], linestyle="", marker="*" if codec.startswith("rblstore") else "o", label=codec,
+            color=mpl.colormaps["tab20"](at % 20), markersize=8,
+        )
+        for at, codec in enumerate(codecs)
+    ]  # fmt: skip
     figure.tight_layout()
+    figure.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=3)
     return [_save(figure, out, "speed")]
