@@ -49,6 +49,12 @@ def test_an_object_reads_as_it_was_written_in_pieces_of_any_kind(backend: Backen
     assert backend.read(A, 3, 2) == b"de"
     assert backend.read(A, 8, 0) == b""
     assert type(backend.read(A, 0, 8)) is bytes
+    room = bytearray(b"12345678")
+    backend.read_into(A, 2, memoryview(room)[1:6])
+    assert room == b"1cdefg78"
+    backend.read_into(A, 0, memoryview(room))
+    assert room == b"abcdefgh"
+    backend.read_into(A, 8, memoryview(bytearray()))
     assert backend.size(A) == 8
     assert backend.exists(A)
 
@@ -119,7 +125,12 @@ def test_a_stage_that_has_ended_refuses(backend: Backend, end: str) -> None:
 
 def test_what_is_missing_is_corruption_that_names_the_key(backend: Backend) -> None:
     put(backend, B, b"neighbour")
-    for ask in (lambda: backend.read(A, 0, 0), lambda: backend.size(A)):
+    for ask in (
+        lambda: backend.read(A, 0, 0),
+        lambda: backend.size(A),
+        lambda: backend.read_into(A, 0, memoryview(bytearray(1))),
+        lambda: backend.read_into(A, 0, memoryview(bytearray())),
+    ):
         with pytest.raises(MissingObjectError, match=A):
             ask()
     assert not backend.exists(A)
@@ -134,11 +145,20 @@ def test_a_range_that_is_not_there_is_truncation_and_never_a_short_read(
         backend.read(A, offset, length)
 
 
+@pytest.mark.parametrize(("offset", "length"), [(0, 6), (5, 1), (6, 0), (2, 4), (1 << 62, 1), ((1 << 63) - 1, 1)])
+def test_filling_from_an_object_that_ends_before_is_truncation(backend: Backend, offset: int, length: int) -> None:
+    put(backend, A, b"12345")
+    with pytest.raises(TruncatedObjectError, match=A):
+        backend.read_into(A, offset, memoryview(bytearray(length)))
+
+
 def test_a_negative_range_is_refused(backend: Backend) -> None:
     put(backend, A, b"12345")
     for offset, length in ((-1, 2), (3, -1)):
         with pytest.raises(ValueError, match="negative"):
             backend.read(A, offset, length)
+    with pytest.raises(ValueError, match="negative"):
+        backend.read_into(A, -1, memoryview(bytearray(2)))
 
 
 def test_listing_gives_what_begins_so(backend: Backend) -> None:
@@ -186,7 +206,13 @@ BAD_KEYS = [
 
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_what_is_no_key_is_refused_everywhere(backend: Backend, key: str) -> None:
-    for ask in (backend.size, backend.exists, backend.delete, lambda key: backend.read(key, 0, 0)):
+    for ask in (
+        backend.size,
+        backend.exists,
+        backend.delete,
+        lambda key: backend.read(key, 0, 0),
+        lambda key: backend.read_into(key, 0, memoryview(bytearray(1))),
+    ):
         with pytest.raises(BadKeyError):
             ask(key)
     stage = backend.stage()

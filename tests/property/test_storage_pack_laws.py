@@ -14,7 +14,7 @@ from hypothesis_tiers import law
 from rblstore.errors import CorruptError, RblError
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import PackSummary
-from rblstore.storage import pack_writer
+from rblstore.storage import encoding
 from rblstore.storage.codecs import decode_frame, encode_frame
 from rblstore.storage.memory import MemoryBackend
 from rblstore.storage.pack_check import check_pack
@@ -48,7 +48,7 @@ compressions = st.sampled_from(["none", "fast", "max"])
 
 @pytest.fixture(autouse=True, params=[0, 1 << 30], ids=["threads", "inline"])
 def _inline(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pack_writer, "_INLINE_BYTES", request.param)
+    monkeypatch.setattr(encoding, "_INLINE_BYTES", request.param)
 
 
 def sha256(data: bytes) -> ContentId:
@@ -130,7 +130,8 @@ def test_a_range_is_the_slice(data: bytes, draw: st.DataObject) -> None:
     start = draw.draw(st.integers(0, len(data)))
     length = draw.draw(st.integers(0, len(data) - start))
     location = summary.locations[-1]
-    got = PackReader(backend, summary.pack).read_range(location, start, length)
+    got = bytearray(length)
+    PackReader(backend, summary.pack).stored(location).read_into(memoryview(got), start)
     assert got == data[start : start + length]
 
 

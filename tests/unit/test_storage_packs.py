@@ -21,7 +21,7 @@ from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackSummary
 from rblstore.storage import encoding
 from rblstore.storage.backend import MissingObjectError
-from rblstore.storage.codecs import PLANES, RAW, ZSTD, UnknownCodecError
+from rblstore.storage.codecs import DELTA, PLANES, RAW, ZSTD, UnknownCodecError
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.durable import WriteError
 from rblstore.storage.memory import MemoryBackend
@@ -242,39 +242,65 @@ def test_the_same_contents_give_the_same_bytes_whatever_the_chunks_and_threads()
     assert [location.entries for location in backends[0][0].locations] == [2, 1, 1, 1]
 
 
-def test_memory_stays_small_whatever_the_size_of_a_content() -> None:
-    """48 frames go through; the traced peak stays below eight."""
+class Nowhere(MemoryBackend):
+    """Takes packs of any size and keeps none of their bytes."""
 
-    class Sink(MemoryBackend):
-        def stage(self) -> object:
-            return NullStage()
+    def stage(self) -> object:
+        return NullStage()
 
-    class NullStage:
-        size = 0
 
-        def write(self, data: bytes) -> None:
-            self.size += len(data)
+class NullStage:
+    size = 0
 
-        def truncate(self, size: int) -> None:
-            self.size = size
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
 
-        def publish(self, key: str) -> bool:
-            return True
+    def truncate(self, size: int) -> None:
+        self.size = size
 
-        def discard(self) -> None:
-            pass
+    def publish(self, key: str) -> bool:
+        return True
 
-    block = noise(1 << 20)
+    def discard(self) -> None:
+        pass
+
+
+class Repeated:
+    """A source that gives the same block over and over."""
+
+    def __init__(self, block: bytes, times: int) -> None:
+        self.size = len(block) * times
+        self._twice = block + block
+
+    def read_into(self, out: memoryview, start: int) -> None:
+        block = len(self._twice) // 2
+        for at in range(0, len(out), block):
+            piece = out[at : at + block]
+            piece[:] = self._twice[(start + at) % block :][: len(piece)]
+
+
+@pytest.mark.parametrize(("by", "element_width"), [("chunks", 0), ("source", 2)])
+def test_memory_stays_small_whatever_the_size_of_a_content(by: str, element_width: int) -> None:
+    """In memory are the frames in flight, what they are encoded to, and what two threads are at work on."""
+    frames = 64
+    # Each byte holds half a byte: worth encoding, and still half a frame when encoded.
+    source = Repeated(noise(1 << 19).hex().encode(), frames * 8)
     gc.collect()
     tracemalloc.start()
     try:
-        with PackWriter(Sink(), "C", is_stored=never) as writer:
-            writer.add(block for _ in range(48 * 8))
+        with PackWriter(Nowhere(), "C", is_stored=never) as writer:
+            if by == "source":
+                writer.add_source(source, element_width=element_width)
+            else:
+                block = bytearray(1 << 20)
+                source.read_into(memoryview(block), 0)
+                writer.add((block for _ in range(frames * 8)), element_width=element_width)
             writer.finish()
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 8 * limits.FRAME_BYTES
+    bound = 2 * encoding._IN_FLIGHT_BYTES + 8 * limits.FRAME_BYTES
+    assert peak < bound < source.size / 2
 
 
 def test_a_pack_that_is_there_already_must_be_whole() -> None:
@@ -358,6 +384,12 @@ def test_an_iterator_that_is_dropped_leaves_no_threads() -> None:
     assert threading.active_count() == before
 
 
+def read_range(reader: PackReader, location: ContentLocation, start: int, length: int) -> bytes:
+    out = bytearray(b"?" * length)
+    reader.stored(location).read_into(memoryview(out), start)
+    return bytes(out)
+
+
 def test_a_range_reads_only_the_frames_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = MemoryBackend()
     data = noise(100)
@@ -366,7 +398,7 @@ def test_a_range_reads_only_the_frames_that_it_needs(monkeypatch: pytest.MonkeyP
     for start in range(0, 101, 7):
         for length in (0, 1, 9, 10, 11, 100 - start):
             if start + length <= 100:
-                assert reader.read_range(location, start, length) == data[start : start + length]
+                assert read_range(reader, location, start, length) == data[start : start + length]
     spans = []
     real = backend.read
 
@@ -374,13 +406,15 @@ def test_a_range_reads_only_the_frames_that_it_needs(monkeypatch: pytest.MonkeyP
         spans.append((offset, length))
         return real(key, offset, length)
 
+    stored = reader.stored(location)
     monkeypatch.setattr(backend, "read", note)
-    reader.read_range(location, 39, 2)
-    frames = [span for span in spans if span[1] == 10]
-    assert sorted(frames) == [(16 + 6 + 30, 10), (16 + 6 + 40, 10)]
-    for start, length in ((-1, 2), (0, 101), (100, 1), (5, -1)):
-        with pytest.raises(ValueError):
-            reader.read_range(location, start, length)
+    for start, length, frames in ((39, 2, (30, 40)), (30, 10, (30,)), (31, 1, (30,)), (40, 0, ()), (95, 5, (90,))):
+        spans.clear()
+        stored.read_into(memoryview(bytearray(length)), start)
+        assert spans == [(16 + 6 + frame, 10) for frame in frames]
+    for start, length in ((-1, 2), (0, 101), (100, 1), (101, 0)):
+        with pytest.raises(ValueError, match="content of 100"):
+            stored.read_into(memoryview(bytearray(length)), start)
 
 
 def test_a_content_too_large_for_its_purpose_is_not_read() -> None:
@@ -403,13 +437,13 @@ def test_a_damaged_frame_names_content_and_pack_and_leaves_the_others() -> None:
     reader = PackReader(damaged, summary.pack)
     assert b"".join(reader.read(summary.locations[0])) == good
     with pytest.raises(CorruptContentError) as caught:
-        list(reader.read(summary.locations[1], verify=False))
+        list(reader.read(summary.locations[1]))
     assert (caught.value.content, caught.value.pack) == (sha256(bad), summary.pack)
     assert sha256(bad) in caught.value.message
     assert summary.pack in caught.value.message
-    assert reader.read_range(summary.locations[1], 60, 40) == bad[60:]
+    assert read_range(reader, summary.locations[1], 60, 40) == bad[60:]
     with pytest.raises(CorruptContentError):
-        reader.read_range(summary.locations[1], 59, 1)
+        read_range(reader, summary.locations[1], 59, 1)
     for full in (False, True):
         (damage,) = check_pack(damaged, summary.pack, full=full)
         assert (damage.pack, damage.content) == (summary.pack, sha256(bad))
@@ -437,22 +471,24 @@ def test_a_content_that_is_not_what_its_id_says_never_comes_out_whole() -> None:
     assert bytes(next(got)) == b"a lie, "
     with pytest.raises(CorruptContentError, match="SHA-256"):
         next(got)
-    assert b"".join(PackReader(backend, pack).read(location, verify=False)) == b"a lie, really."
+    assert read_range(PackReader(backend, pack), location, 0, 14) == b"a lie, really."
     assert list(check_pack(backend, pack, full=False)) == []
     (damage,) = check_pack(backend, pack, full=True)
     assert damage.content == lie
 
 
 def test_an_unknown_codec_is_an_error_for_its_own_contents_alone() -> None:
-    odd = entry(b"odd", codec=PLANES, parameters=b"p" * 16, base=sha256(b"base"))
+    odd = entry(b"odd", codec=777, parameters=b"p" * 16, base=sha256(b"base"))
     backend, pack = forge(HEADER, b"oddplain", odd, entry(b"plain", offset=19))
     reader = PackReader(backend, pack)
     first, second = reader.summary().locations
     assert reader.entries(0, 1)[0] == odd
     assert b"".join(reader.read(second)) == b"plain"
-    with pytest.raises(UnknownCodecError, match="planes") as caught:
-        list(reader.read(first))
+    with pytest.raises(UnknownCodecError, match="777") as caught:
+        list(PackReader(backend, pack, lambda content, gone: reader.stored(second)).read(first))
     assert first.content in caught.value.message
+    with pytest.raises(CorruptContentError, match="base"):
+        list(reader.read(first))
     assert list(check_pack(backend, pack, full=False)) == []
     (damage,) = check_pack(backend, pack, full=True)
     assert damage.content == first.content
@@ -463,7 +499,7 @@ def test_a_codec_that_rotted_is_damage_and_no_later_version() -> None:
     summary = write(backend, b"data", compression="none")
 
     def rot(data: bytearray) -> None:
-        data[20 + 72] = PLANES
+        data[20 + 72] = 99
 
     with pytest.raises(MalformedPackError, match="index"):
         list(PackReader(change(backend, summary.pack, rot), summary.pack).read(summary.locations[0]))
@@ -499,11 +535,18 @@ RULES_BROKEN = {
     "raw bytes out of nothing": (b"", [entry(b"", codec=ZSTD, size=5, raw_length=5)]),
     "nothing out of bytes": (ONE, [entry(ONE, codec=ZSTD, size=0, raw_length=0)]),
     "an empty frame": (ONE, [entry(ONE, raw_length=0, stored_length=0), entry(ONE)]),
-    "an empty content with a codec": (b"", [entry(b"", codec=PLANES)]),
+    "an empty content in planes": (b"", [entry(b"", codec=PLANES)]),
+    "an empty content of a later codec": (b"", [entry(b"", codec=777)]),
     "a frame too large": (ONE, [entry(ONE, codec=ZSTD, raw_length=(64 << 20) + 1, size=(64 << 20) + 1)]),
     "parameters of raw": (ONE, [entry(ONE, parameters=b"p" * 16)]),
+    "parameters of zstd": (ONE, [entry(ONE, codec=ZSTD, parameters=b"p" * 16)]),
     "a base of raw": (ONE, [entry(ONE, base=sha256(TWO))]),
-    "a base of zeros": (ONE, [entry(ONE, codec=PLANES, base=ContentId("0" * 64))]),
+    "a base of zstd": (ONE, [entry(ONE, codec=ZSTD, base=sha256(TWO))]),
+    "a base of planes": (ONE, [entry(ONE, codec=PLANES, base=sha256(TWO))]),
+    "a difference without a base": (ONE, [entry(ONE, codec=DELTA)]),
+    "a difference from itself": (ONE, [entry(ONE, codec=DELTA, base=sha256(ONE))]),
+    "itself as the base of a later codec": (ONE, [entry(ONE, codec=777, base=sha256(ONE))]),
+    "a base of zeros": (ONE, [entry(ONE, codec=777, base=ContentId("0" * 64))]),
 }
 
 
