@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tiny_checkpoints import WIDTH, Tensor, base_tensors, values, write_adapter, write_base, write_safetensors
 
@@ -228,6 +229,22 @@ def test_an_identity_shares_the_bases_of_another(repo: Any, monkeypatch: pytest.
     repo.delete_tag("v1")
     assert [one.stored for one in repo.du().branches] == [one.stored for one in whole.branches]
     assert repo.du().branches[1].unique == 0  # main needs it now
+
+
+def test_a_fine_tune_that_is_stored_as_a_difference_shares_its_base(tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).standard_normal((128, 128)).astype("<f4")
+    nudged = drawn.view("<u4") ^ np.random.default_rng(1).integers(0, 4, drawn.shape, "<u4")
+    before, after = (Tensor("F32", (128, 128), array.tobytes()) for array in (drawn, nudged))
+    base = write_base(tmp_path / "base", model__wide__weight=before)
+    tuned = write_base(tmp_path / "tuned", model__wide__weight=after)
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=base)
+        repo.commit("tuned", behaviors={"ft": tuned})
+        wide, mine = ContentId(content_id(before)), ContentId(content_id(after))
+        assert content_needs.read_bases(repo._store) == {mine: (wide,)}
+        usage = repo.du("HEAD")
+        assert usage.identity.shared == usage.identity.stored  # all but one tensor as such, and that one as a base
+        assert usage.behaviors[0].unique == usage.added.stored == stored(repo._store, {mine})
 
 
 def test_baselines_are_counted_apart(repo: Any) -> None:
