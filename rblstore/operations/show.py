@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,8 @@ class BehaviorDetail:
         form: ``adapter`` or ``overlay``.
         type: The adapter's PEFT type ("LORA"), or None.
         effects: How many tensors and files it acts on, by action.
+        tensors: How many tensors, by action.
+        files: How many files, by action.
         bytes: Size of its files.
         claims: What is said about it.
     """
@@ -39,6 +42,8 @@ class BehaviorDetail:
     form: str
     type: str | None
     effects: dict[str, int]
+    tensors: dict[str, int]
+    files: dict[str, int]
     bytes: int
     claims: tuple[Claim, ...]
 
@@ -117,16 +122,15 @@ def _identity_detail(store: Store, identity_id: RecordId) -> IdentityDetail:
 
 def _behavior_detail(store: Store, behavior_id: RecordId, name: str | None, weight: float) -> BehaviorDetail:
     behavior = store.record(behavior_id, Behavior)
-    effects: dict[str, int] = {}
-    for effect in behavior.effects:
-        effects[effect.action] = effects.get(effect.action, 0) + 1
     return BehaviorDetail(
         name,
         behavior_id,
         weight,
         behavior.form,
         adapter_config(store, behavior).peft_type if behavior.form == "adapter" else None,
-        effects,
+        dict(Counter(effect.action for effect in behavior.effects)),
+        dict(Counter(effect.action for effect in behavior.effects if effect.on == "tensor")),
+        dict(Counter(effect.action for effect in behavior.effects if effect.on == "file")),
         sum(entry.size for entry in behavior.files),
         _claims(store, behavior_id),
     )

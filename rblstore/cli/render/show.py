@@ -57,7 +57,11 @@ def behavior_lines(behaviors: Any) -> Iterator[str]:
             yield ""
         weight = "" if behavior["weight"] == 1 else f", weight {number(behavior['weight'])}"
         kind = f"{behavior['form']}{' ' + behavior['type'] if behavior['type'] else ''}"
-        effects = ", ".join(f"{action} {count}" for action, count in sorted(behavior["effects"].items()))
+        effects = "; ".join(
+            f"{domain} {', '.join(f'{action} {count}' for action, count in sorted(behavior[domain].items()))}"
+            for domain in ("tensors", "files")
+            if behavior[domain]
+        )
         yield f"behavior {click.style(behavior['name'] or short(behavior['behavior']), bold=True)} {_id_of(behavior)}"
         yield f"  {kind}, {size(behavior['bytes'])}{weight}"
         yield f"  effects: {effects or 'none'}"
