@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -107,16 +107,15 @@ class Contents:
         self._found[content] = found = self.pack(location.pack).stored(location)
         return found
 
-    def read(self, contents: Sequence[ContentId]) -> Iterator[memoryview]:
+    def read(self, contents: Iterable[StoredContent]) -> Iterator[memoryview]:
         """The bytes of contents, one after the other; each digest is compared before the content's last piece comes.
 
         Raises:
-            CorruptError: Missing, damaged, or not what its id says.
+            CorruptError: Damaged, or not what its id says.
         """
         from rblstore.storage.decoding import Wanted, read_contents
 
-        wanted = [Wanted(stored) for stored in self.stored(contents)]
-        with closing(read_contents(wanted, workers=self._workers)) as pieces:
+        with closing(read_contents(map(Wanted, contents), workers=self._workers)) as pieces:
             for piece in pieces:
                 yield piece.data
 

@@ -273,7 +273,7 @@ class Store:
         Raises:
             CorruptError: Missing, damaged, or not what its id says.
         """
-        return self.contents.read((content,))
+        yield from self.contents.read(self.contents.stored((content,)))
 
     def content_bytes(self, content: ContentId | RecordId, max_bytes: int) -> bytes:
         """A small content whole.
@@ -300,7 +300,7 @@ class Store:
         Raises:
             CorruptError: Something of it is missing or damaged.
         """
-        return self.contents.read(self.contents_of(entry))
+        yield from self.contents.read(self.contents.stored(self.contents_of(entry)))
 
     # -- records ------------------------------------------------------------------------------------------------
 

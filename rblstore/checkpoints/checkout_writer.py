@@ -1,4 +1,4 @@
-"""Writing a checkout whole or not at all, and comparing one with what was written.
+"""Writing a checkout whole or not at all.
 
 Files go into a fresh directory beside the target, which only then takes the target's name. Every component is opened
 relative to the one above it and never through a link, so a directory that somebody swaps for a link leads nowhere.
@@ -11,28 +11,22 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal
+from typing import Final
 
 from typing_extensions import Self
 
-from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
-from rblstore.checkpoints.open_beneath import DIRECTORY_FLAGS, open_directory, open_regular
-from rblstore.checkpoints.source_directory import is_excluded
-from rblstore.errors import ConflictError, CorruptError, InputError, RblError
+from rblstore.checkpoints.new_file import NewFile, NoSpaceError, writing
+from rblstore.checkpoints.open_beneath import DIRECTORY_FLAGS, open_directory
+from rblstore.errors import ConflictError, CorruptError, InputError
 from rblstore.objects.ids import ContentId
 from rblstore.objects.paths import check_path
 
-DifferenceKind = Literal["added", "changed", "missing"]
-
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTENT: Final = "content"
-_CHUNK: Final = 1 << 20
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _OCCUPIED: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -42,53 +36,19 @@ class TargetNotEmptyError(ConflictError):
     code = "target_not_empty"
 
 
-class NoSpaceError(RblError):
-    """The disk, or the user's share of it, is full or would be."""
-
-    code = "no_space"
-
-
-class CheckoutWriteError(RblError):
-    """The system refused to create, write or rename something."""
-
-    code = "write_failed"
-
-
 class ContentMismatchError(CorruptError):
     """The bytes that came out of the store are not those that the record names."""
 
     code = "content_mismatch"
 
 
-@dataclass(frozen=True)
-class Difference:
-    """One file of a checkout that is not as it was written.
-
-    Attributes:
-        path: Relative to the checkout.
-        kind: ``missing``, ``changed`` or ``added``.
-    """
-
-    path: str
-    kind: DifferenceKind
-
-
-@contextmanager
-def _writing(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise NoSpaceError(
-                f"no space was left while writing {what}",
-                object=what,
-                hint="Free some space and try again; nothing was changed.",
-            ) from error
-        raise CheckoutWriteError(
-            f"{what} could not be written: {error.strerror or error}",
-            object=what,
-            hint="Check permissions and the disk, then try again; nothing was changed.",
-        ) from error
+def mismatch(path: str) -> ContentMismatchError:
+    """The error for a file whose bytes are not those that were stored."""
+    return ContentMismatchError(
+        f"{path} came out of the store with other bytes than were stored",
+        object=path,
+        hint="Run rbl fsck --full to see what is damaged.",
+    )
 
 
 class DirectoryWriter:
@@ -112,6 +72,7 @@ class DirectoryWriter:
         self._name = target.name
         self._made: list[tuple[str, ...]] = []
         self._folders: dict[tuple[str, ...], None] = {}
+        self._being_written: list[NewFile] = []
         self._open = False
         try:
             self._check_target()
@@ -121,7 +82,7 @@ class DirectoryWriter:
         self._descriptors = [self._open_parent()]
         self._open = True
         try:
-            with _writing(str(target)):
+            with writing(str(target)):
                 # Nobody else may reach the outer folder; the inner one gets the mode that the user's mask gives.
                 self._outer = self._new_folder(self._temporary, 0o700)
                 self._root = self._new_folder(_CONTENT, 0o777)
@@ -187,7 +148,7 @@ class DirectoryWriter:
         Raises:
             NoSpaceError: Less is free.
         """
-        with _writing(str(self._target)):
+        with writing(str(self._target)):
             status = os.fstatvfs(self._root)
         free = status.f_bavail * status.f_frsize
         if free < size:
@@ -197,10 +158,35 @@ class DirectoryWriter:
                 hint="Free some space or check out on another disk; nothing was changed.",
             )
 
+    def new_file(self, path: str, size: int) -> NewFile:
+        """Begins one new file, all zeros, whose bytes may come in any order.
+
+        Args:
+            path: Relative, with forward slashes.
+            size: Bytes that it will have.
+
+        Raises:
+            InputError: The path could not be written everywhere.
+            CheckoutWriteError: The system refused, or a file of that name was written before.
+        """
+        components = tuple(check_path(path).split("/"))
+        with writing(path):
+            folder = open_directory(self._root, components[:-1], make=True)
+            for end in range(1, len(components)):
+                self._folders.setdefault(components[:end])
+            try:
+                descriptor = os.open(components[-1], _CREATE, 0o666, dir_fd=folder)
+            finally:
+                os.close(folder)
+        self._made.append(components)
+        file = NewFile(path, descriptor, size, durable=self._durable)
+        self._being_written.append(file)
+        return file
+
     def write_file(
         self, path: str, chunks: Iterable[bytes | bytearray | memoryview], sha256: ContentId | None, size: int
     ) -> ContentId:
-        """Writes one new file and checks that it is what it should be.
+        """Writes one new file in order and checks that it is what it should be.
 
         Args:
             path: Relative, with forward slashes.
@@ -217,37 +203,7 @@ class DirectoryWriter:
             NoSpaceError: The disk is full.
             CheckoutWriteError: The system refused, or a file of that name was written before.
         """
-        components = tuple(check_path(path).split("/"))
-        with _writing(path):
-            folder = open_directory(self._root, components[:-1], make=True)
-            for end in range(1, len(components)):
-                self._folders.setdefault(components[:end])
-            try:
-                descriptor = os.open(components[-1], _CREATE, 0o666, dir_fd=folder)
-            finally:
-                os.close(folder)
-        self._made.append(components)
-        try:
-            digest, written = self._copy(path, descriptor, chunks, size)
-            if self._durable:
-                with _writing(path):
-                    os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if written != size or (sha256 is not None and digest != sha256):
-            raise self._mismatch(path)
-        return ContentId(digest)
-
-    def _mismatch(self, path: str) -> ContentMismatchError:
-        return ContentMismatchError(
-            f"{path} came out of the store with other bytes than were stored",
-            object=path,
-            hint="Run rbl fsck --full to see what is damaged.",
-        )
-
-    def _copy(
-        self, path: str, descriptor: int, chunks: Iterable[bytes | bytearray | memoryview], size: int
-    ) -> tuple[str, int]:
+        file = self.new_file(path, size)
         digest = hashlib.sha256()
         written = 0
         for chunk in chunks:
@@ -256,13 +212,32 @@ class DirectoryWriter:
                 continue
             view = view.cast("B")
             if written + len(view) > size:
-                raise self._mismatch(path)
+                raise mismatch(path)
             digest.update(view)
+            file.write_at(view, written)
             written += len(view)
-            with _writing(path):
-                while view:
-                    view = view[os.write(descriptor, view) :]
-        return digest.hexdigest(), written
+        found = ContentId(digest.hexdigest())
+        if written != size:
+            raise mismatch(path)
+        self.finish_file(file, found, sha256)
+        return found
+
+    def finish_file(self, file: NewFile, found: ContentId, sha256: ContentId | None) -> None:
+        """Ends a file, all of whose bytes were written.
+
+        Args:
+            file: Which.
+            found: The digest of the bytes that were written.
+            sha256: What it must be, or None for bytes that nobody has seen before.
+
+        Raises:
+            ContentMismatchError: Other bytes came.
+            CheckoutWriteError: The system refused.
+        """
+        self._being_written.remove(file)
+        file.close()
+        if sha256 is not None and found != sha256:
+            raise mismatch(file.path)
 
     def commit(self) -> None:
         """Gives the directory its name, in one step.
@@ -275,7 +250,7 @@ class DirectoryWriter:
             self._sync_folders()
         with suppress(OSError):  # an empty directory that the user made gives its mode to what replaces it
             os.fchmod(self._root, stat.S_IMODE(os.stat(self._name, dir_fd=self._parent, follow_symlinks=False).st_mode))
-        with _writing(str(self._target)):
+        with writing(str(self._target)):
             if not os.path.samestat(os.fstat(self._root), os.stat(_CONTENT, dir_fd=self._outer, follow_symlinks=False)):
                 raise OSError(errno.ESTALE, "somebody put something else in its place")
             try:
@@ -292,7 +267,7 @@ class DirectoryWriter:
 
     def _sync_folders(self) -> None:
         for components in (*self._folders, ()):
-            with _writing("/".join(components) or str(self._target)):
+            with writing("/".join(components) or str(self._target)):
                 descriptor = open_directory(self._root, components)
                 try:
                     os.fsync(descriptor)
@@ -303,6 +278,9 @@ class DirectoryWriter:
         """Removes what was written, and nothing else; does nothing after a commit or another abort."""
         if not self._open:
             return
+        for file in self._being_written:
+            file.abandon()
+        self._being_written.clear()
         for components in reversed(self._made):
             self._remove(components, os.unlink)
         for components in sorted(self._folders, key=len, reverse=True):
@@ -327,77 +305,3 @@ class DirectoryWriter:
             os.rmdir(self._temporary, dir_fd=self._parent)
         for descriptor in reversed(self._descriptors):
             os.close(descriptor)
-
-
-def _is_same(root: int, path: str, sha256: str, size: int) -> bool | None:
-    """Whether a file has that content; None where nothing is there."""
-    try:
-        descriptor = open_regular(root, path.split("/"))
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EIO, errno.EMFILE):
-            raise InputError(f"{path} could not be read: {error.strerror}", object=path) from error
-        return False  # a link, a folder or something special lies in its place
-    try:
-        if os.fstat(descriptor).st_size != size:
-            return False
-        digest = hashlib.sha256()
-        while data := os.read(descriptor, _CHUNK):
-            digest.update(data)
-    except OSError as error:
-        raise InputError(f"{path} could not be read: {error.strerror or error}", object=path) from error
-    finally:
-        os.close(descriptor)
-    return digest.hexdigest() == sha256
-
-
-def _walk(root: int) -> Iterator[str]:
-    waiting: list[tuple[str, ...]] = [()]
-    while waiting:
-        components = waiting.pop()
-        descriptor = open_directory(root, components)
-        try:
-            with os.scandir(descriptor) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append((*components, entry.name))
-                    else:
-                        yield "/".join((*components, entry.name))
-        finally:
-            os.close(descriptor)
-
-
-def compare_directory(target: Path, manifest: CheckoutManifest) -> list[Difference]:
-    """Compares a checkout's files with what was written, digest by digest; links are differences, never followed.
-
-    Args:
-        target: The checkout.
-        manifest: What its ``rbl-composition.json`` says.
-
-    Returns:
-        Sorted by path; none where it is as it was. Version control and cache folders do not count as added.
-
-    Raises:
-        InputError: The directory or a file in it cannot be read.
-    """
-    found: list[Difference] = []
-    known = {file.path for file in manifest.files} | {MANIFEST_FILE}
-    try:
-        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise InputError(f"{target} cannot be opened: {error.strerror or error}", object=str(target)) from error
-    try:
-        for file in manifest.files:
-            same = _is_same(root, file.path, file.sha256, file.size)
-            if same is None:
-                found.append(Difference(file.path, "missing"))
-            elif not same:
-                found.append(Difference(file.path, "changed"))
-        added = (path for path in _walk(root) if path not in known and not is_excluded(path))
-        found.extend(Difference(path, "added") for path in added)
-    except OSError as error:
-        raise InputError(f"{target} could not be read: {error.strerror or error}", object=str(target)) from error
-    finally:
-        os.close(root)
-    return sorted(found, key=lambda difference: difference.path)

@@ -26,7 +26,8 @@ from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
-from rblstore.operations.stored_models import CONFIG, compose, read_checkpoint, source_chunks
+from rblstore.operations.stored_models import CONFIG, compose, read_checkpoint
+from rblstore.operations.writing import write_files
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
@@ -135,19 +136,14 @@ def write_adapters(
     )
     with DirectoryWriter(target) as writer:
         writer.require_space(total)
+        digests = write_files(store, writer, planned, meter, "writing")
         files = tuple(
-            CheckoutFile(file.path, write_planned(store, writer, file, meter, "writing"), file.size) for file in planned
+            CheckoutFile(file.path, digest, file.size) for file, digest in zip(planned, digests, strict=True)
         )
         manifest = CheckoutManifest(form, commit_id, composition_id, composition.identity, slots, files)
         write_manifest(writer, manifest)
         writer.commit()
     return files
-
-
-def write_planned(store: Store, writer: DirectoryWriter, file: PlannedFile, meter: Meter, doing: str) -> ContentId:
-    """Writes one file of a composition, every digest checked, and returns its own."""
-    chunks = metered(source_chunks(store, file.source), f"{doing} {file.path}", meter)
-    return writer.write_file(file.path, chunks, file.sha256, file.size)
 
 
 def write_manifest(writer: DirectoryWriter, manifest: CheckoutManifest) -> None:

@@ -32,7 +32,7 @@ from rblstore.checkpoints.merging import (
 from rblstore.objects.content_records import FileEntry, FileManifest, StoredTensor
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId
-from rblstore.operations.checkout import metered, write_manifest, write_planned
+from rblstore.operations.checkout import metered, write_manifest
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import (
@@ -45,6 +45,7 @@ from rblstore.operations.stored_models import (
     members,
     source_size,
 )
+from rblstore.operations.writing import write_files
 from rblstore.repository import Store
 
 Merged = Callable[[], Iterator[bytes]]
@@ -120,7 +121,7 @@ def _write_files(
             chunks: Iterator[bytes | memoryview] = _merged_file(store, file.source, weights.merged)
             digest = writer.write_file(file.path, metered(chunks, f"writing {file.path}", meter), None, file.size)
         else:
-            digest = write_planned(store, writer, file, meter, "writing")
+            (digest,) = write_files(store, writer, [file], meter, "writing")
         files.append(CheckoutFile(file.path, digest, file.size))
     if weights.folder is not None:
         # The config goes with the weights: tensors are added by a head, which another class of model has.

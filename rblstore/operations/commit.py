@@ -140,6 +140,7 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
         composition = Composition(identity_id, slots)
         composition_id = CompositionId(transaction.add_record(composition))
         if before == composition and not request.allow_empty:
+            importer.stat_cache.save()  # what was read again for nothing is not read a third time
             raise NothingChangedError(
                 "nothing changed: the composition is the one already committed",
                 object=parent,

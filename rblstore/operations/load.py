@@ -10,10 +10,11 @@ from typing import Any
 from rblstore.checkpoints.checkout_layout import PlannedFile, behavior_folder
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
 from rblstore.objects.history_records import Commit, Composition
-from rblstore.operations.checkout import plan, write_planned
+from rblstore.operations.checkout import plan
 from rblstore.operations.checkout_manifest import check_weights, read_manifest
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import scratch
+from rblstore.operations.writing import write_files
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
@@ -56,8 +57,7 @@ def _written(
         directory = folder / "model"
         meter = Meter(progress, sum(file.size for file in planned))
         with DirectoryWriter(directory) as writer:
-            for file in planned:
-                write_planned(store, writer, file, meter, "reading")
+            write_files(store, writer, planned, meter, "reading")
             writer.commit()
         adapters = {file.owner for file in planned}
         yield (

@@ -315,13 +315,13 @@ def _check_digests(store: Store, target: Composition, progress: Progress | None)
     """Reads every stored byte of a composition, so that a revert never points at something damaged."""
     from rblstore.operations.checkout import plan
     from rblstore.operations.progress import Meter
-    from rblstore.operations.stored_models import source_chunks
+    from rblstore.operations.writing import source_parts
 
-    planned = plan(store, target)
-    meter = Meter(progress, sum(file.size for file in planned))
-    for file in planned:
-        for chunk in source_chunks(store, file.source):
-            meter.add(f"checking {file.path}", len(chunk))
+    parts = dict.fromkeys(part for file in plan(store, target) for part in source_parts(store, file.source))
+    contents = store.contents.stored(part for part in parts if not isinstance(part, bytes))
+    meter = Meter(progress, sum(content.size for content in contents))
+    for data in store.contents.read(contents):
+        meter.add("checking digests", len(data))
 
 
 def _store_diverged(store: Store, request: RevertRequest, target: Composition, evidence: Verification) -> None:

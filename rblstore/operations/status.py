@@ -12,7 +12,7 @@ from rblstore.operations.result import Result
 from rblstore.repository import HEADS, Store
 
 if TYPE_CHECKING:
-    from rblstore.checkpoints.checkout_writer import Difference
+    from rblstore.checkpoints.checkout_comparison import Difference
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def checkout_status(store: Store, directory: Path) -> CheckoutStatus:
     Raises:
         InputError: The directory is no checkout.
     """
-    from rblstore.checkpoints.checkout_writer import compare_directory
+    from rblstore.checkpoints.checkout_comparison import compare_directory
     from rblstore.operations.checkout_manifest import read_manifest
 
     manifest = read_manifest(directory)

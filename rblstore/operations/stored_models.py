@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rblstore.checkpoints.adapter_config import AdapterConfig, parse_adapter_config
-from rblstore.checkpoints.checkout_layout import ComposedWeights, FileSource
+from rblstore.checkpoints.checkout_layout import FileSource
 from rblstore.checkpoints.composed_layout import ComposedCheckpoint, compose_layout
 from rblstore.checkpoints.composition_ground import LogicalState, check_composition
 from rblstore.checkpoints.composition_rules import check_attachable
@@ -115,25 +115,6 @@ def composed_state(store: Store, composition: Composition) -> LogicalState:
 def source_size(source: FileSource) -> int:
     """Bytes of a composed file."""
     return len(source) if isinstance(source, bytes) else source.size
-
-
-def source_chunks(store: Store, source: FileSource) -> Iterator[bytes | memoryview]:
-    """A composed file's bytes in order, each content's digest checked on the way.
-
-    Raises:
-        CorruptError: Something of it is missing or damaged.
-    """
-    if isinstance(source, FileEntry):
-        yield from store.file(source)
-    elif isinstance(source, ComposedWeights):
-        if isinstance(source.header, ContentId):
-            yield from store.content(source.header)
-        else:
-            yield source.header
-        for one in source.tensors:
-            yield from store.content(one.tensor.content)
-    else:
-        yield source
 
 
 def adapter_config(store: Store, behavior: Behavior) -> AdapterConfig:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 DEFAULT_WORKERS: Final = 2
 # Raw bytes of frames decoded ahead of the one that the caller has.
 _AHEAD_BYTES: Final = 40 << 20
-# What one frame counts for at least, so that a million small contents are not all ahead at once.
-_LEAST_COST: Final = 32 << 10
+# What one frame counts for at least, so that only so many small contents, and files, are ahead at once.
+_LEAST_COST: Final = 256 << 10
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from rblstore.checkpoints.checkout_comparison import Difference, compare_directory
 from rblstore.checkpoints.checkout_layout import CheckoutFile, CheckoutManifest
-from rblstore.checkpoints.checkout_writer import (
-    CheckoutWriteError,
-    ContentMismatchError,
-    Difference,
-    DirectoryWriter,
-    NoSpaceError,
-    TargetNotEmptyError,
-    compare_directory,
-)
+from rblstore.checkpoints.checkout_writer import ContentMismatchError, DirectoryWriter, TargetNotEmptyError
+from rblstore.checkpoints.new_file import CheckoutWriteError, NoSpaceError
 from rblstore.errors import CorruptError, InputError
 from rblstore.objects.ids import CommitId, CompositionId, ContentId, IdentityId
 
@@ -234,11 +228,11 @@ def test_space_is_asked_for_up_front(tmp_path: Path) -> None:
 def test_a_failing_disk_is_a_typed_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[Exception]
 ) -> None:
-    def failing(descriptor: int, data: object) -> int:
+    def failing(descriptor: int, data: object, offset: int) -> int:
         raise OSError(number, os.strerror(number))
 
     with DirectoryWriter(tmp_path / "out") as writer:
-        monkeypatch.setattr(os, "write", failing)
+        monkeypatch.setattr(os, "pwrite", failing)
         with pytest.raises(expected):
             writer.write_file("a", [b"a"], sha(b"a"), 1)
         monkeypatch.undo()

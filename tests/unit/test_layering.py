@@ -34,6 +34,7 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 # Modules beside the rooms, and the room whose rules they live by.
 BESIDE = {
     "configuration": "repository",
+    "contents": "repository",
     "opening": "repository",
     "entry": "api",
     "revisions": "repository",

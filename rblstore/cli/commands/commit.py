@@ -31,6 +31,7 @@ def _weights(given: dict[str, str]) -> dict[str, float]:
     example="""
     rbl commit -m base --identity path/to/model --license apache-2.0
     rbl commit -m politer --behavior polite=path/to/adapter --weight polite=0.8
+    rbl commit -m tuned --behavior tuned=path/to/fine-tuned-model
     """,
 )
 @click.option("-m", "--message", required=True, metavar="TEXT", help="What changed; the first line is the subject.")
@@ -40,7 +41,7 @@ def _weights(given: dict[str, str]) -> dict[str, float]:
     "behaviors",
     type=Pair("NAME=DIR"),
     multiple=True,
-    help="Add or replace a behavior: a PEFT adapter's directory. Repeatable.",
+    help="Add or replace a behavior: the directory of a PEFT adapter or of a fine-tuned checkpoint. Repeatable.",
 )
 @click.option("--remove", multiple=True, metavar="NAME", help="Leave this behavior out. Repeatable.")
 @click.option("--weight", "weights", type=Pair("NAME=W"), multiple=True, help="Scale an additive adapter. Repeatable.")
