@@ -28,7 +28,8 @@ class CommitRequest:
     Attributes:
         message: At least one character that is not white space.
         identity: A directory, a live model or a mapping of tensors; None keeps the parent's.
-        behaviors: By slot name: a directory, a live PEFT model, or adapter tensors with their configuration.
+        behaviors: By slot name: a directory, a live model (a PEFT model is an adapter, any other an overlay), adapter
+            tensors with their configuration, or a mapping of all tensors.
         remove: Names of slots to leave out.
         weights: By slot name.
         branch: Where to commit; None for HEAD's branch.
