@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from figures import MB, digits, markdown_table, spread
+from figures import MB, digits, markdown_table, ratio, spread
 from measuring import MIB
-from peer_tools import STEPS, TOUCHED, TREES
-from targets import highest_peak, stored, verdict_table, verdicts
+from peer_tools import MERGED, STEPS, TOUCHED, TREES
+from targets import OURS, highest_peak, stored, verdict_table, verdicts, wall
 
 
 def time_table(document: Mapping[str, Any]) -> str:
@@ -25,6 +25,16 @@ def time_table(document: Mapping[str, Any]) -> str:
                 cells.append(f"{digits(found.median)} ({digits(found.least)} to {digits(found.most)})")
         rows.append((part["title"], *cells))
     return markdown_table(("seconds", *STEPS), rows)
+
+
+def ratio_table(document: Mapping[str, Any], ours: str = OURS) -> str:
+    """How many times what another tool takes rblstore takes, step by step; below 1 it is the faster one."""
+    rows = []
+    for name, part in document["peers"].items():
+        if name != ours:
+            found = [ratio(wall(document, ours, step), wall(document, name, step)) for step in STEPS if step != MERGED]
+            rows.append((part["title"], *map(digits, found)))
+    return markdown_table((f"{ours}, times", *(step for step in STEPS if step != MERGED)), rows)
 
 
 def size_table(document: Mapping[str, Any]) -> str:
@@ -84,8 +94,10 @@ def page(document: Mapping[str, Any], plots: Sequence[str]) -> str:
         (
             "A checkout of rblstore verifies every digest, and of an adapter writes the base beside it, as that is "
             "what loads; the other tools restore the adapter alone. `cp + sha256sum` verifies as well; DVC and git-lfs "
-            "do not."
+            "do not, and DVC with hard links writes no byte: it links."
         ),
+        "### Against each",
+        ratio_table(document),
         "## Size and memory",
         size_table(document),
         (

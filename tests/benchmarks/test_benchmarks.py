@@ -132,6 +132,7 @@ def test_a_step_that_failed_in_any_round_has_no_figure() -> None:
     assert "![peers-time.svg](peers-time.svg)" in text
     assert "| re-commit, untouched | 0.8 x DVC with hard links | n/a | not measured |" in text
     assert "| rblstore | 0.10 (0.05 to 0.90) |" in text
+    assert "| dvc-hardlink | 0.10 | 0.10 | 0.10 | n/a | 0.10 |" in text
 
 
 def test_growth_is_fitted_above_the_fixed_cost() -> None:
