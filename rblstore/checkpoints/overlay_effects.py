@@ -94,6 +94,24 @@ def put_back(
     return {writer: tuple(names) for writer, names in found.items()}
 
 
+def contradictions(
+    behavior: Behavior, tensors: Mapping[str, StoredTensor], files: Mapping[str, ContentId]
+) -> tuple[str, ...]:
+    """Targets of effects that an overlay's own files do not bear out: what a checkout would write is not what it holds.
+
+    Args:
+        behavior: The overlay.
+        tensors: The logical tensors of its files.
+        files: SHA-256 by path of its files beside the weights.
+    """
+    own = LogicalState(dict(tensors), dict(files))
+    return tuple(
+        effect.target
+        for effect in behavior.effects
+        if effect.action == "modifies" or own.at(effect.on, effect.target) != effect.value
+    )
+
+
 def removed_files(effects: Sequence[Effect]) -> tuple[str, ...]:
     """Paths of the files that a checkpoint lacks and that lie beneath it."""
     return tuple(effect.target for effect in effects if effect.on == "file" and effect.action == "removes")

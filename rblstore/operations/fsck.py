@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rblstore.catalog.writer import subjects_of
+from rblstore.checkpoints.composition_ground import shown
+from rblstore.checkpoints.overlay_effects import contradictions
 from rblstore.errors import CorruptError, RblError
 from rblstore.objects import limits
 from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, Identity
@@ -16,7 +18,7 @@ from rblstore.objects.ids import CommitId, CompositionId, ContentId, PackId, Rec
 from rblstore.objects.record import Record
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
-from rblstore.operations.stored_models import check_members, members, view_identity
+from rblstore.operations.stored_models import check_members, members, read_checkpoint, view_identity
 from rblstore.repository import Store
 from rblstore.storage.pack_check import check_pack
 
@@ -251,6 +253,18 @@ class _Check:
                         record_id, "record", f"its file {entry.path} does not compose to the recorded digest", _COPY
                     )
 
+    def check_overlays(self) -> None:
+        for record_id, record in self.records.items():
+            if not isinstance(record, Behavior) or record.form != "overlay":
+                continue
+            try:
+                own = read_checkpoint(self._store, record.files)
+                false = contradictions(record, own.tensors, own.beside)
+            except RblError:
+                continue  # What is damaged has been named already.
+            if false:
+                self.damage(record_id, "record", f"its effects are not what its files hold: {shown(false)}", _COPY)
+
     def check_compositions(self) -> None:
         for record_id, record in self.records.items():
             if not isinstance(record, Composition):
@@ -372,6 +386,7 @@ def fsck(store: Store, *, full: bool = False, progress: Progress | None = None) 
     commits = check.check_catalog()
     if full:
         check.check_files()
+        check.check_overlays()
         check.check_compositions()
     check.name_needs()
     return FsckResult(

@@ -417,6 +417,26 @@ class TestStacks:
             assert_exact(repo.revert(behavior="ft"))
 
 
+class TestTokenizer:
+    def test_a_probe_of_the_base_s_tokenizer_does_not_fit_another(self, tmp_path: Path) -> None:
+        base = write(tiny_models.llama(), tmp_path / "base")
+        fine = write(tuned(tiny_models.llama(), LAYER), tmp_path / "ft")
+        settings = json.loads((fine / "tokenizer_config.json").read_text())
+        (fine / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 64}))
+        with rblstore.init(tmp_path / "store") as repo:
+            repo.commit("base", identity=base)
+            repo.add_probe("old", ["w5 w17"])
+            repo.commit("ft", behaviors={"ft": fine})
+            with pytest.raises(rblstore.RblError, match="tokenizer"):
+                repo.baseline("HEAD", probe="old")
+            repo.add_probe("new", ["w5 w17"])
+            repo.baseline("HEAD", probe="new")
+            result = repo.revert(behavior="ft", probe="old")
+            assert_exact(result)
+            assert result.verification.rf is None
+            assert "tokenizer" in result.verification.reason
+
+
 class TestRefused:
     def refused(self, repo: Any, code: str, **options: Any) -> Any:
         before = repo.head
