@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,6 +39,8 @@ __all__ = [
     "load_directory",
     "model_form",
 ]
+
+Tensors = Callable[[], Mapping[str, torch.Tensor]]
 
 _LABELLED_HEADS = ("classifier.weight", "score.weight", "classifier.out_proj.weight")
 
@@ -102,6 +104,7 @@ def load_directory(
     directory: Path,
     adapters: Sequence[AttachSpec] = (),
     *,
+    tensors: Tensors | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     attn_implementation: str | None = None,
@@ -114,6 +117,8 @@ def load_directory(
     Args:
         directory: A Hugging Face directory with ``config.json`` and safetensors weights.
         adapters: What to attach, in order.
+        tensors: Gives the weights by their stored names, in the directory's stead; asked for once the rest is ready.
+            The model keeps the tensors themselves, where their element type is the model's.
         dtype: Of the model's own weights; None for the dtype that is stored.
         device: Where to put the model.
         attn_implementation: ``eager``, ``sdpa`` and so on; None for transformers' choice.
@@ -130,6 +135,7 @@ def load_directory(
     model = _load_plain(
         directory,
         model_form(directory, adapters),
+        tensors,
         dtype=dtype,
         device=device,
         attn_implementation=attn_implementation,
@@ -144,6 +150,7 @@ def _is_labelled(key: str, shape: tuple[int, ...]) -> bool:
 def _load_plain(
     directory: Path,
     form: ModelForm,
+    tensors: Tensors | None,
     *,
     dtype: torch.dtype | None,
     device: str,
@@ -160,9 +167,11 @@ def _load_plain(
             config = AutoConfig.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
             if form.labels is not None:
                 config.num_labels = form.labels
+            weights = None if tensors is None else dict(sorted(tensors().items()))
             model, report = kind.from_pretrained(
-                str(directory),
+                str(directory) if weights is None else None,
                 config=config,
+                state_dict=weights,
                 local_files_only=True,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -171,6 +180,8 @@ def _load_plain(
                 **{_dtype_argument(): "auto" if dtype is None else dtype},
                 **extra,
             )
+            if weights is not None:
+                _name_after(model, directory)
     except LIBRARY_ERRORS as error:
         raise LoadMismatchError(
             f"{directory.name} cannot be loaded as {form.name}: {error}", object=str(directory)
@@ -180,6 +191,15 @@ def _load_plain(
         return model.to(device)
     except LIBRARY_ERRORS as error:
         raise DeviceError(f"the model cannot be put on {device!r}: {error}", object=device) from error
+
+
+def _name_after(model: Any, directory: Path) -> None:
+    """What loading the directory itself would leave on the model, besides its weights."""
+    from transformers import GenerationConfig
+
+    model.config.name_or_path = model.name_or_path = str(directory)
+    if model.can_generate() and (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(directory), local_files_only=True)
 
 
 def _dtype_argument() -> str:

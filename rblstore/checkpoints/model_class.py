@@ -64,6 +64,16 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
+def reads_other_weights(directory: Path) -> bool:
+    """Whether loading the directory takes more than its tensors: they are quantized, or in files of other names.
+
+    Raises:
+        UnloadableModelError, InputError: As for :func:`read_config`.
+    """
+    config = read_config(directory)
+    return any(config.get(key) is not None for key in ("quantization_config", "transformers_weights"))
+
+
 def _tables() -> dict[str, dict[str, Any]]:
     from transformers.models.auto import modeling_auto
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from rblstore.operations.checkout import plan
 from rblstore.operations.checkout_manifest import check_weights, read_manifest
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import scratch
+from rblstore.operations.stored_models import composed_state
 from rblstore.operations.writing import write_files
 from rblstore.repository import Store
 from rblstore.revisions import resolve
@@ -22,29 +23,25 @@ Slots = tuple[tuple[str, Path, float], ...]
 """(name, directory, weight) of each behavior, in order."""
 
 
-@contextmanager
-def laid_out(store: Store, composition: Composition, progress: Progress | None = None) -> Iterator[tuple[Path, Slots]]:
-    """Writes a composition into a directory that goes away afterwards, every digest verified.
-
-    Args:
-        store: The repository.
-        composition: What to write.
-        progress: Is told bytes written.
-
-    Returns:
-        The directory of the identity's files with the overlays laid on, and where each adapter lies.
-
-    Raises:
-        CorruptError: Stored bytes are damaged.
-    """
-    with _written(store, composition, plan(store, composition), progress) as laid:
-        yield laid
+# What loading reads of a checkpoint besides its weights.
+_READ = ("config.json", "generation_config.json")
 
 
 @contextmanager
 def laid_out_behaviors(store: Store, composition: Composition) -> Iterator[tuple[Path, Slots]]:
-    """Like :func:`laid_out`, with ``config.json`` alone of the checkpoint's files."""
-    planned = [file for file in plan(store, composition) if file.owner is not None or file.path == "config.json"]
+    """Writes a composition's adapters, and of its checkpoint what loading reads besides the weights.
+
+    Args:
+        store: The repository.
+        composition: What to write.
+
+    Returns:
+        A directory that goes away afterwards, and where in it each adapter lies; every digest was verified.
+
+    Raises:
+        CorruptError: Stored bytes are damaged.
+    """
+    planned = [file for file in plan(store, composition) if file.owner is not None or file.path in _READ]
     with _written(store, composition, planned, None) as laid:
         yield laid
 
@@ -87,13 +84,32 @@ def load_composition(store: Store, composition: Composition, progress: Progress 
         LoadMismatchError: The weights are not those that the configuration describes.
     """
     from rblstore.checkpoints.loading import AttachSpec, load_directory
+    from rblstore.checkpoints.model_class import reads_other_weights
+    from rblstore.divergence.alignment import aligned
+    from rblstore.operations.tensor_memory import TensorReading, are_plain
+
+    tensors = composed_state(store, composition).tensors
+    if not are_plain(tensors):
+        return _load_from_files(store, composition, progress, options)
+    with TensorReading(store, tensors, progress) as reading, laid_out_behaviors(store, composition) as laid:
+        directory, slots = laid
+        if not reads_other_weights(directory):
+            specs = [AttachSpec(*slot) for slot in slots]
+            return aligned(load_directory(directory, specs, tensors=reading.tensors, **options))
+    return _load_from_files(store, composition, progress, options)
+
+
+def _load_from_files(
+    store: Store, composition: Composition, progress: Progress | None, options: Mapping[str, Any]
+) -> Any:
+    """What only transformers itself can read: quantized weights, and those in files of other names."""
+    from rblstore.checkpoints.loading import AttachSpec, load_directory
     from rblstore.divergence.alignment import aligned
 
-    with laid_out(store, composition, progress) as (directory, slots):
+    with _written(store, composition, plan(store, composition), progress) as (directory, slots):
         # Somebody else may have made this repository: its headers are no safer than a download's.
         check_weights(directory)
-        model = load_directory(directory, [AttachSpec(*slot) for slot in slots], **options)
-        return aligned(model)
+        return aligned(load_directory(directory, [AttachSpec(*slot) for slot in slots], **options))
 
 
 def load(store: Store, revision: str = "HEAD", *, progress: Progress | None = None, **options: Any) -> Any:
