@@ -12,22 +12,16 @@ from pathlib import Path
 from rblstore.checkpoints.not_a_number import NanCounter
 from rblstore.checkpoints.safetensors_header import SafetensorsHeader, TensorSpan, read_header
 from rblstore.checkpoints.source_directory import SourceDirectory, SourceFile, read_exact, read_exactly_into
-from rblstore.errors import ConflictError
 from rblstore.objects.content_records import FileEntry, FileManifest, NamedTensor, StoredTensor
 from rblstore.objects.dtypes import BITS
 from rblstore.objects.ids import ContentId, FileManifestId
 from rblstore.operations.progress import Meter
 from rblstore.operations.stat_cache import FileStamp, KnownFile, StatCache
+from rblstore.storage.encoding import SourceChangedError
 from rblstore.storage.pack_writer import AddedContent
 from rblstore.transaction import Transaction
 
 _NOTES = 5
-
-
-class SourceChangedError(ConflictError):
-    """A file was written to while it was being read."""
-
-    code = "source_changed"
 
 
 @dataclass(frozen=True)
@@ -192,6 +186,8 @@ def _look_or_read(
         if FileStamp.of(os.fstat(descriptor)) != stamp:
             raise changed_meanwhile(path)
         return read
+    except SourceChangedError as error:
+        raise changed_meanwhile(path) from error
     finally:
         os.close(descriptor)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from rblstore.errors import InputError
+from rblstore.errors import ConflictError, InputError
 from rblstore.objects.ids import ContentId
 from rblstore.storage.codecs import DELTA, Buffer, Compression, EncodedFrame, encode_frame
 from rblstore.storage.pack_format import checksum
@@ -36,6 +36,12 @@ class RecordTooLargeError(InputError):
     """A record takes more bytes than any may."""
 
     code = "record_too_large"
+
+
+class SourceChangedError(ConflictError):
+    """What is stored was written to while it was being read."""
+
+    code = "source_changed"
 
 
 class Source(Protocol):
@@ -158,6 +164,9 @@ class EncodingPipeline:
         records: Whether contents are records: of one frame each, and the small ones stored raw.
         take: Is given each encoded frame when it is its turn, and, with None, each content after its frames. The frames
             of a large content come before it is certain that it is not stored already.
+
+    Attributes:
+        failed: Whether something went wrong with what had been added before: what comes out is not whole.
     """
 
     def __init__(
@@ -181,6 +190,7 @@ class EncodingPipeline:
         self._rooms = Rooms(_IN_FLIGHT_BYTES)
         self._encoders: ThreadPoolExecutor | None = None
         self._hasher: ThreadPoolExecutor | None = None
+        self.failed = False
 
     # -- what the caller does -----------------------------------------------------------------------------------
 
@@ -213,25 +223,32 @@ class EncodingPipeline:
         for number, start in enumerate(starts):
             frame = self._read(source, start)
             if guess is not None and guess.frame_checksum(start, frame.raw_length) != checksum(frame.data):
+                self._reread(incoming, source, starts[:number], guess)
                 guess = None
-                self._reread(incoming, source, starts[:number])
             self._send(incoming, frame, only=len(starts) == 1, encode=guess is None)
         if guess is not None:
             incoming.deciding = self._submit(self._hashers(), self._decide, incoming)
             if not incoming.wait_known():
-                self._reread(incoming, source, starts)
+                self._reread(incoming, source, starts, guess)
         self._end(incoming)
 
     def give_up(self, incoming: Incoming) -> None:
         """Forgets the latest content, of which something went wrong; returns when no thread works on it."""
-        for futures in ((frame.hashing, frame.encoding) for owner, frame in self._queue if owner is incoming and frame):
-            for future in futures:
-                if future is not None and not future.cancel():
-                    future.exception()
+        for frame in (frame for owner, frame in self._queue if owner is incoming and frame):
+            self._wait_or_cancel(frame.hashing)
+            self._wait_or_cancel(frame.encoding)  # asked for only now: hashing may have begun it
+        self._wait_or_cancel(incoming.deciding)
+        if incoming.content is not None and not incoming.known:
+            self._here.discard(incoming.content)
         while self._queue and self._queue[-1][0] is incoming:
             frame = self._queue.pop()[1]
             if frame is not None:
                 self._release(frame)
+
+    @staticmethod
+    def _wait_or_cancel(future: Future[None] | None) -> None:
+        if future is not None and not future.cancel():
+            future.exception()
 
     def drain(self) -> None:
         """Waits until everything that was added has been taken."""
@@ -291,10 +308,12 @@ class EncodingPipeline:
         while self._queue and self._is_ready(*self._queue[0]):
             self._advance()
 
-    def _reread(self, incoming: Incoming, source: Source, starts: Iterable[int]) -> None:
-        """Encodes after all what was taken for something that is stored."""
+    def _reread(self, incoming: Incoming, source: Source, starts: Iterable[int], like: Beneath) -> None:
+        """Encodes after all what was taken for something that is stored: bytes like those that were hashed."""
         for start in starts:
             frame = self._read(source, start)
+            if like.frame_checksum(start, frame.raw_length) != checksum(frame.data):
+                raise SourceChangedError("a content was written to while it was read")
             self._send_to_encoder(incoming, frame)
             self._queue_frame(incoming, frame)
 
@@ -311,7 +330,14 @@ class EncodingPipeline:
         return all(future is None or future.done() for future in (frame.hashing, frame.encoding))
 
     def _advance(self) -> None:
-        """Takes what is next, and waits for it."""
+        """Takes what is next, and waits for it. What fails here was added before, and is missing from now on."""
+        try:
+            self._advance_one()
+        except BaseException:
+            self.failed = True
+            raise
+
+    def _advance_one(self) -> None:
         incoming, frame = self._queue.popleft()
         if frame is None:
             incoming.wait_known()

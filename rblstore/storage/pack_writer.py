@@ -160,8 +160,7 @@ class PackWriter:
         # A pack is a sequence: what is added while one content still streams in would end up inside of it.
         if self._adding:
             raise ValueError("another content is being added to this pack")
-        if self._ended:
-            raise WriteError("the pack has been finished or abandoned already")
+        self._require_open()
         self._adding = True
         try:
             send()
@@ -172,6 +171,12 @@ class PackWriter:
         finally:
             self._adding = False
         return AddedContent(incoming.size, incoming, self._pipeline.drain)
+
+    def _require_open(self) -> None:
+        if self._ended:
+            raise WriteError("the pack has been finished or abandoned already")
+        if self._pipeline.failed:
+            raise WriteError("the pack is lost: something that was added to it before failed")
 
     def add_bytes(self, data: Buffer, *, element_width: int = 0) -> AddedContent:
         """Adds one content that is in memory; see :meth:`add`."""
@@ -187,9 +192,8 @@ class PackWriter:
             WriteError: The system refused; the pack is lost.
             CorruptPackError: The pack was there already (its commit never came about) and is damaged.
         """
-        if self._ended:
-            raise WriteError("the pack has been finished or abandoned already")
         try:
+            self._require_open()
             self._pipeline.drain()
             return None if self._stage is None or not self._index else self._publish(self._stage)
         finally:
