@@ -234,9 +234,10 @@ class EncodingPipeline:
 
     def give_up(self, incoming: Incoming) -> None:
         """Forgets the latest content, of which something went wrong; returns when no thread works on it."""
-        for frame in (frame for owner, frame in self._queue if owner is incoming and frame):
-            self._wait_or_cancel(frame.hashing)
-            self._wait_or_cancel(frame.encoding)  # asked for only now: hashing may have begun it
+        for owner, frame in self._queue:
+            if owner is incoming and frame is not None:
+                self._wait_or_cancel(frame.hashing)
+                self._wait_or_cancel(frame.encoding)  # asked for only now: hashing may have begun it
         self._wait_or_cancel(incoming.deciding)
         if incoming.content is not None and not incoming.known:
             self._here.discard(incoming.content)

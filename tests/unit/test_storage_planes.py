@@ -368,7 +368,7 @@ def test_frames_beyond_the_base_name_none() -> None:
     assert shelf.stored(grown).bases == {sha256(base)}
 
 
-# -- what is known of a frame without reading it ------------------------------------------------------------------------
+# -- what is known of a frame without reading it ----------------------------------------------------------------------
 
 
 def test_the_checksum_of_a_stored_frame_is_that_of_its_raw_bytes() -> None:
@@ -398,5 +398,5 @@ def test_parameters_are_the_layout() -> None:
     layout = Layout(4, ROTATED, 0x0102030405060708)
     assert layout.encode() == bytes.fromhex("0401 000000000000 0807060504030201")
     assert Layout.parse(layout.encode(), delta=False) == layout
-    assert NO_PARAMETERS == bytes(16)
+    assert bytes(16) == NO_PARAMETERS
     assert planes.WIDTHS == (1, 2, 4, 8)

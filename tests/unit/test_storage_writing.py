@@ -53,7 +53,7 @@ def packs(backend: MemoryBackend) -> list[bytes]:
     return [backend.read(key, 0, backend.size(key)) for key in backend.list("")]
 
 
-# -- determinism --------------------------------------------------------------------------------------------------------
+# -- determinism ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("_inline")
@@ -142,7 +142,7 @@ def test_the_bytes_of_a_content_may_change_once_it_was_added() -> None:
     assert b"".join(PackReader(backend, summary.pack).read(summary.locations[0])) == DATA
 
 
-# -- guesses ------------------------------------------------------------------------------------------------------------
+# -- guesses ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -291,7 +291,7 @@ class TestGuesses:
                 assert len(seen) == pieces
 
 
-# -- what goes wrong ----------------------------------------------------------------------------------------------------
+# -- what goes wrong --------------------------------------------------------------------------------------------------
 
 FAILURES = [RuntimeError, KeyboardInterrupt, OSError]
 
@@ -500,12 +500,17 @@ def test_a_damaged_base_is_an_error_and_no_pack() -> None:
     pack = shelf.stored(base).location.pack
     shelf.rot(pack, shelf.entries(base)[4].offset + 20)
     backend = MemoryBackend()
-    for workers in WORKERS:
-        with pytest.raises(CorruptError, match=sha256(base)), writer_on(backend, workers=workers) as writer:
+
+    def write(backend: MemoryBackend, workers: int) -> None:
+        with writer_on(backend, workers=workers) as writer:
             writer.add([b"before"])
             writer.add_source(MemorySource(nudged(base)), element_width=2, base=shelf.stored(base))
             writer.add([b"after"])
             writer.finish()
+
+    for workers in WORKERS:
+        with pytest.raises(CorruptError, match=sha256(base)):
+            write(backend, workers)
         assert list(backend.list("")) == []
         assert backend.open_stages == 0
     # Under ``none`` no base is looked at.
