@@ -178,6 +178,14 @@ class TestOtherShapes:
             commit_base(repo, base)
             self.comes_back(repo, tmp_path, fine)
 
+    def test_another_element_type_that_the_config_does_not_tell(self, tmp_path: Path) -> None:
+        base = write(tiny_models.llama(dtype=torch.bfloat16), tmp_path / "base")
+        fine = write(tuned(tiny_models.llama(), LAYER), tmp_path / "ft")
+        (fine / "config.json").write_bytes((base / "config.json").read_bytes())
+        with rblstore.init(tmp_path / "store") as repo:
+            commit_base(repo, base)
+            self.comes_back(repo, tmp_path, fine)
+
     def test_a_config_that_changes_what_is_computed(self, tmp_path: Path) -> None:
         base = write(tiny_models.llama(), tmp_path / "base")
         model = tiny_models.llama()
@@ -504,6 +512,25 @@ class TestFromMemory:
             with pytest.raises(rblstore.UsageError) as caught:
                 repo.commit("part", behaviors={"ft": {LAYER: model.state_dict()[LAYER]}})
             assert caught.value.code == "unsavable"
+
+    def test_an_adapter_that_was_trained_on_a_loaded_overlay(self, tmp_path: Path) -> None:
+        import peft
+
+        base = write(tiny_models.llama(), tmp_path / "base")
+        fine = write(tuned(tiny_models.llama()), tmp_path / "ft")
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
+        with rblstore.init(tmp_path / "store") as repo:
+            commit_base(repo, base)
+            repo.commit("ft", behaviors={"ft": fine})
+            live = peft.get_peft_model(repo.load(), config).eval()
+            repo.commit("a", behaviors={"a": live})
+            assert torch.equal(tiny_models.outputs(repo.load()), tiny_models.outputs(live))
+            with pytest.raises(rblstore.ConflictError) as caught:
+                repo.commit("on the base", remove=["ft", "a"], behaviors={"b": live})
+            assert caught.value.code == "wrong_base"
+            repo.commit("a again", behaviors={"a": repo.load()}, allow_empty=True)
+            assert repo.diff().slots == ()
+            assert_exact(repo.revert(behavior="a"))
 
     def test_an_overlay_in_the_place_of_an_adapter(self, tmp_path: Path) -> None:
         model = tiny_models.llama()
