@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -60,6 +61,8 @@ class NewFile:
     def __init__(self, path: str, descriptor: int, size: int, *, durable: bool) -> None:
         self.path = path
         self._descriptor = descriptor
+        # The system takes one write to a file at a time; threads had better sleep than spin until it is theirs.
+        self._turn = threading.Lock()
         self._durable = durable
         try:
             with writing(path):
@@ -77,7 +80,7 @@ class NewFile:
         """
         if len(data) >= _HOLE and data[:_HOLE] == _ZEROS and data.tobytes() == bytes(len(data)):
             return
-        with writing(self.path):
+        with self._turn, writing(self.path):
             while data:
                 count = os.pwrite(self._descriptor, data, offset)
                 offset += count
