@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import pytest
@@ -15,7 +15,7 @@ from rblstore.objects.ids import ContentId, PackId
 from rblstore.storage import decoding
 from rblstore.storage.backend import MissingObjectError
 from rblstore.storage.codecs import DELTA
-from rblstore.storage.decoding import Wanted, read_contents
+from rblstore.storage.decoding import Piece, Wanted, read_contents
 from rblstore.storage.pack_check import check_pack
 from rblstore.storage.pack_format import HEADER_BYTES
 from rblstore.storage.pack_reader import CorruptContentError, PackReader
@@ -48,6 +48,12 @@ def shelf() -> Shelf:
     made.put(TEXT, width=0, frame_bytes=FRAME)
     made.put(DATA, *MANY, noise(2500, 3), b"x", frame_bytes=FRAME)
     return made
+
+
+def gather(pieces: Generator[Piece, None, None], got: list[Piece]) -> None:
+    """Takes every piece as long as they come."""
+    for piece in pieces:
+        got.append(piece)  # noqa: PERF402
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -83,7 +89,7 @@ class TestReading:
         rooms, threads = [bytearray(len(data)) for data in CONTENTS], set()
         counts = [0] * len(CONTENTS)
 
-        def sink_of(at: int):
+        def sink_of(at: int) -> Callable[[memoryview, int], None]:
             def sink(data: memoryview, start: int) -> None:
                 threads.add(threading.current_thread())
                 rooms[at][start : start + len(data)] = data
@@ -140,13 +146,11 @@ class TestReading:
         stored = shelf.stored(DATA)
         shelf.rot(stored.location.pack, stored.frames[frame].offset + 9)
         wanted = [Wanted(shelf.stored(TEXT)), Wanted(shelf.stored(DATA)), Wanted(shelf.stored(BASE))]
-        got = bytearray()
-        pieces = read_contents(wanted, workers=workers)
+        got: list[Piece] = []
         with pytest.raises(CorruptContentError, match=f"checksum of its frame at {frame * FRAME}") as caught:
-            for piece in pieces:
-                got += piece.data
+            gather(read_contents(wanted, workers=workers), got)
         assert caught.value.content == sha256(DATA)
-        assert got == TEXT + DATA[: frame * FRAME]
+        assert b"".join(piece.data for piece in got) == TEXT + DATA[: frame * FRAME]
 
     def test_the_digest_is_compared_before_the_last_piece(self, shelf: Shelf, workers: int) -> None:
         """A content whose frames are whole, under another's id."""
@@ -157,12 +161,12 @@ class TestReading:
             frames, size, location = real.frames, real.size, real.location
             read_frame, wrong = staticmethod(real.read_frame), staticmethod(real.wrong)
 
-        got, sunk = [], []
+        got: list[Piece] = []
+        sunk: list[int] = []
         wanted = [Wanted(Lie(), sink=lambda data, start: sunk.append(start))]
         with pytest.raises(CorruptContentError, match="SHA-256"):
-            for piece in read_contents(wanted, workers=workers):
-                got.append(piece.start)
-        assert got == list(range(0, 9 * FRAME, FRAME))
+            gather(read_contents(wanted, workers=workers), got)
+        assert [piece.start for piece in got] == list(range(0, 9 * FRAME, FRAME))
         assert sorted(sunk) == list(range(0, 10 * FRAME, FRAME))
 
     @pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt, OSError])
@@ -172,11 +176,10 @@ class TestReading:
             if start == at:
                 raise failure("as told")
 
-        got = []
+        got: list[Piece] = []
         wanted = [Wanted(shelf.stored(TEXT)), Wanted(shelf.stored(DATA), sink=sink), Wanted(shelf.stored(BASE))]
         with pytest.raises(failure, match="as told"):
-            for piece in read_contents(wanted, workers=workers):
-                got.append(piece)
+            gather(read_contents(wanted, workers=workers), got)
         assert len(got) == len(TEXT) // FRAME + at // FRAME
 
     def test_what_is_wanted_fails(self, shelf: Shelf, workers: int) -> None:
@@ -289,7 +292,7 @@ def test_a_base_that_became_a_difference_meanwhile_never_gives_wrong_bytes(shelf
         assert out == TUNED
 
 
-# -- ranges -------------------------------------------------------------------------------------------------------------
+# -- ranges -----------------------------------------------------------------------------------------------------------
 
 
 def test_any_range_of_any_codec(shelf: Shelf) -> None:
@@ -306,7 +309,7 @@ def test_any_range_of_any_codec(shelf: Shelf) -> None:
 def test_a_difference_reads_only_what_lies_beneath(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     stored, base = shelf.stored(TUNED), shelf.stored(BASE)
     entry, beneath = stored.frames[3], base.frames[3]
-    reads, real, real_into = [], shelf.backend.read, shelf.backend.read_into
+    reads, real = [], shelf.backend.read
 
     def read(key: str, offset: int, length: int) -> bytes:
         reads.append((offset, length))
@@ -316,7 +319,6 @@ def test_a_difference_reads_only_what_lies_beneath(shelf: Shelf, monkeypatch: py
         reads.append((offset, len(out)))
         out[:] = real(key, offset, len(out))
 
-    assert real_into
     finder = PackReader(shelf.backend, stored.location.pack, lambda content, gone: base).stored(stored.location)
     monkeypatch.setattr(shelf.backend, "read", read)
     monkeypatch.setattr(shelf.backend, "read_into", read_into)
@@ -325,7 +327,7 @@ def test_a_difference_reads_only_what_lies_beneath(shelf: Shelf, monkeypatch: py
     assert len(reads) == 2
 
 
-# -- at full size -------------------------------------------------------------------------------------------------------
+# -- at full size -----------------------------------------------------------------------------------------------------
 
 
 def test_frames_of_full_size_use_their_buffers_again() -> None:
