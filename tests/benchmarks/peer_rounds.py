@@ -96,9 +96,9 @@ def _elements(entry: Mapping[str, Sequence[int]]) -> int:
 def settle(sources: Mapping[str, Path], folder: Path) -> None:
     """Brings the machine into the state in which every step begins, whichever came before.
 
-    The largest tree is copied and the copy deleted, so that the memory which the next step's files will take has been taken
-    before: where a virtual machine's host gives memory when it is first used and takes back what is free, whoever comes
-    first after a pause pays for that, more than for the work itself. Then what is still to be written is written.
+    The largest tree is copied and the copy deleted, so that the memory which the next step's files will take has been
+    taken before: where a virtual machine's host gives memory when it is first used and takes back what is free, whoever
+    comes first after a pause pays for that, more than for the work itself. Then what is still to be written is written.
     """
     largest = max(sources.values(), key=tree_bytes)
     shutil.copytree(largest, folder / "settling")
