@@ -13,6 +13,8 @@ import re
 import struct
 from pathlib import Path
 
+import xxhash
+
 from rblstore.checkpoints.checkout_layout import (
     CheckoutFile,
     CheckoutManifest,
@@ -214,6 +216,40 @@ def log_block(operation: Operation) -> str:
     return f"```refs-log\n{encode_line(operation, None).decode()}```"
 
 
+def run_of(byte: int, count: int) -> bytes:
+    """A zstd frame of one byte, up to 255 times: magic, single segment, content size, one last block of a run."""
+    return b"\x28\xb5\x2f\xfd\x20" + bytes([count]) + (count << 3 | 0b011).to_bytes(3, "little") + bytes([byte])
+
+
+def codec_frame(
+    codec: str, width: int, transform: int, raw: bytes, planes: list[bytes], base: bytes | None = None
+) -> str:
+    """A frame of the page, put together by the page's own rules and not by the code that it describes."""
+    parameters = struct.pack("<BB6xQ", width, transform, xxhash.xxh3_64_intdigest(raw))
+    stored = struct.pack(f"<{width}I", *map(len, planes)) + b"".join(planes)
+    lines = [f"codec {codec}", f"parameters {parameters.hex(' ', -8)}"]
+    lines += [] if base is None else [f"base {base.hex(' ', -8)}"]
+    lines += [f"stored {stored.hex(' ', -8)}", f"raw {raw.hex(' ', -8)}"]
+    return "```codec\n" + "\n".join(lines) + "\n```"
+
+
+def codecs_block() -> str:
+    # 1 and -1.5 in bf16, by turns: rotated, the sign is the lowest bit and all have one high byte.
+    rotated = struct.pack("<2H", 0x3F80, 0xBFC0) * 16
+    # A step up, two down; then what the base has no more of: 5 and -5.
+    before = [1000 + at for at in range(20)]
+    after = [value + (1, -2)[at % 2] for at, value in enumerate(before)] + [5, -5, 5, -5]
+    folded = bytes([2, 3] * 10 + [10, 9] * 2)
+    bytes_before = bytes(range(200, 224))
+    return "\n\n".join((
+        codec_frame("planes", 2, 1, rotated, [run_of(0x7F, 32), bytes.fromhex("0081") * 16]),
+        codec_frame(
+            "delta", 4, 3, struct.pack("<24i", *after), [run_of(0, 24)] * 3 + [folded], struct.pack("<20i", *before)
+        ),
+        codec_frame("delta", 1, 2, bytes(byte ^ 0x83 for byte in bytes_before), [run_of(0x83, 24)], bytes_before),
+    ))  # fmt: skip
+
+
 def checkout_block(commit: Record, composition: Composition, identity: Identity, behavior: Behavior) -> str:
     slots = [(slot.name, slot.weight, behavior) for slot in composition.slots]
     files = [(entry.path, entry) for entry in identity.files]
@@ -240,7 +276,7 @@ def filled_page(page: str) -> str:
     """The page with every block between its markers made anew."""
     _, identity, behavior, composition, commit, _, operation, *_ = records = example_records()
     blocks = {record.KIND: vector_block(record) for record in records}
-    blocks |= {"tensor-root": root_block(), "contents": file_block()}
+    blocks |= {"tensor-root": root_block(), "contents": file_block(), "codecs": codecs_block()}
     assert isinstance(operation, Operation)
     assert isinstance(identity, Identity)
     assert isinstance(behavior, Behavior)

@@ -16,6 +16,7 @@ from rblstore.configuration import Configuration
 from rblstore.errors import InputError
 from rblstore.objects import limits
 from rblstore.objects.kinds import KINDS, RESERVED, parse_record
+from rblstore.storage import codecs, planes
 from rblstore.storage.refs_log import parse_log
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +72,39 @@ def test_content_examples() -> None:
 def test_the_script_writes_the_page_as_it_is() -> None:
     script = runpy.run_path(str(ROOT / "tests" / "golden" / "make_vectors.py"))
     assert script["filled_page"](PAGE) == PAGE
+
+
+CODECS = re.findall(r"```codec\n(.*?)\n```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("text", CODECS, ids=[text.split("\n")[0] + str(at) for at, text in enumerate(CODECS)])
+def test_frames_decode(text: str) -> None:
+    said = dict(line.split(" ", 1) for line in text.split("\n"))
+    numbers = {name: codec for codec, name in codecs.NAMES.items()}
+    codec = numbers[said.pop("codec")]
+    data = {name: bytes.fromhex(value) for name, value in said.items()}
+    assert len(data["stored"]) < len(data["raw"])
+    base = data.get("base")
+    assert (codec == codecs.DELTA) == (base is not None)
+    raw = codecs.decode_frame(codec, data["parameters"], data["stored"], len(data["raw"]), base=base)
+    assert bytes(raw) == data["raw"]
+    # And the code that encodes finds the same transform by itself.
+    found = codecs.encode_frame(data["raw"], "fast", element_width=data["parameters"][0], base=base)
+    assert (found.codec, found.parameters) == (codec, data["parameters"])
+
+
+def test_codecs_and_transforms_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| (\d+) \| `([a-zA-Z]+)` \|(?: `([a-z]+)` \|)?", section("Codecs"), re.MULTILINE)
+    assert {int(number): name for number, name, codec in rows if not codec} == dict(codecs.NAMES)
+    for number, name, codec in rows:
+        if codec:
+            assert getattr(planes, name) == int(number)
+            parameters = planes.Layout(2, int(number), 0).encode()
+            assert planes.Layout.parse(parameters, delta=codec == "delta").transform == int(number)
+    used = {tuple(text.split("\n")[1].split(" ")[1][:4]) for text in CODECS}
+    assert len(used) == len(CODECS) == 3
+    bits = [f"{worth:g}" for worth in planes._WORTH_BITS.values()]
+    assert all(f"{worth}" in section("Codecs") for worth in bits)
 
 
 def test_checkout_example_is_one_that_is_read() -> None:
