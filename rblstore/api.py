@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from rblstore.errors import UsageError
+from rblstore.configuration import check_author
 from rblstore.objects.ids import CommitId
-from rblstore.objects.limits import TEXT_BYTES
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
+    import torch
+
     from rblstore.checkpoints.checkout_layout import CheckoutForm
     from rblstore.checkpoints.saving import ModelSource
     from rblstore.objects.evidence_records import Positions
@@ -93,12 +94,7 @@ class Repository:
         Raises:
             UsageError: It is not one line of text.
         """
-        found = author or self._store.configuration.author or UNKNOWN_AUTHOR
-        if not found.isprintable() or not found.strip() or len(found.encode()) > TEXT_BYTES:
-            raise UsageError(
-                "the author is not one short line of text", object=found[:80], hint="Give a name: --author NAME"
-            )
-        return found
+        return check_author(author or self._store.configuration.author or UNKNOWN_AUTHOR)
 
     # -- writing history ----------------------------------------------------------------------------------------
 
@@ -322,19 +318,34 @@ class Repository:
     # -- composing ----------------------------------------------------------------------------------------------
 
     def checkout(
-        self, revision: str, target: str | Path, *, form: CheckoutForm = "adapters", progress: Progress | None = None
+        self,
+        revision: str,
+        target: str | Path,
+        *,
+        form: CheckoutForm = "adapters",
+        only: str | Sequence[str] | None = None,
+        tensors: str | Sequence[str] | None = None,
+        progress: Progress | None = None,
     ) -> CheckoutResult:
-        """Writes the composition of a commit into a new or empty directory; every digest is verified.
+        """Writes the composition of a commit, or a part, into a new or empty directory; every digest is verified.
 
         Args:
             revision: Which commit. HEAD does not move.
             target: The directory.
             form: ``adapters`` (identity, with its behaviors beside it) or ``merged`` (one plain checkpoint).
+            only: Patterns of paths: nothing but these files, as ``adapters`` has them. See ``docs/cli.md``.
+            tensors: Patterns of tensors' names: nothing but these, in ``tensors.safetensors``, and ``only``.
             progress: Is told bytes written.
         """
         from rblstore.operations.checkout import checkout
 
-        return checkout(self._store, revision, Path(target), form=form, progress=progress)
+        return checkout(self._store, revision, Path(target), form=form, only=only, tensors=tensors, progress=progress)
+
+    def tensor(self, revision: str, name: str) -> torch.Tensor:
+        """One tensor of a commit's checkpoint, overlays laid on and adapters not; its digest is verified."""
+        from rblstore.operations.tensor import tensor
+
+        return tensor(self._store, revision, name)
 
     def load(self, revision: str = "HEAD", *, progress: Progress | None = None, **options: Any) -> Any:
         """The composition of a commit as a transformers model, behaviors attached through peft.
@@ -367,15 +378,9 @@ class Repository:
         """Fixes prompts as token ids under a name; see :func:`rblstore.operations.probe.add_probe`."""
         from rblstore.operations.probe import add_probe
 
+        who = self.author(author)
         return add_probe(
-            self._store,
-            name,
-            prompts,
-            revision=revision,
-            positions=positions,
-            default=default,
-            force=force,
-            author=self.author(author),
+            self._store, name, prompts, revision=revision, positions=positions, default=default, force=force, author=who
         )
 
     def probes(self) -> list[ProbeInfo]:

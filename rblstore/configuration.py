@@ -7,7 +7,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from rblstore.errors import InputError
+from rblstore.errors import InputError, UsageError
+from rblstore.objects import limits
 
 MAX_BYTES = 64 << 10
 MAX_THREADS = 64
@@ -42,6 +43,19 @@ DEFAULT_TEXT = """\
 compression = "fast"   # fast | max | none
 threads = 0            # that encode and decode; 0 for one a core
 """
+
+
+def check_author(author: str) -> str:
+    """Who does something, returned as it is.
+
+    Raises:
+        UsageError: It is not one line of text.
+    """
+    if not author.isprintable() or not author.strip() or len(author.encode()) > limits.TEXT_BYTES:
+        raise UsageError(
+            "the author is not one short line of text", object=author[:80], hint="Give a name: --author NAME"
+        )
+    return author
 
 
 def _bad(why: str) -> InputError:

@@ -5,10 +5,10 @@ adapter's; and ``DIR/rbl-composition.json`` names the commit, the order, the wei
 
     {
       "rblstore_checkout": 1,
-      "form": "adapters",             or "merged"
+      "form": "adapters",             or "merged", or "partial": some of its files, no model to load or commit
       "commit": ID, "composition": ID, "identity": ID,
       "slots": [{"name", "behavior": ID, "weight", "path"}],     in the order in which they are applied; path is null
-                                                                 where it is in the checkpoint itself
+                                                                 where it is in the checkpoint itself, or not here
       "files": [{"path", "sha256", "size"}]                      sorted by path; this file is not among them
     }
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias, cast, get_args
 
 from rblstore.errors import ConflictError, InputError, UsageError
 from rblstore.objects import limits
@@ -29,6 +29,7 @@ from rblstore.objects.ids import BehaviorId, CommitId, CompositionId, ContentId,
 from rblstore.objects.paths import check_name, check_path, check_paths
 
 CheckoutForm = Literal["adapters", "merged"]
+WrittenForm = Literal["adapters", "merged", "partial"]
 
 MANIFEST_FILE: Final = "rbl-composition.json"
 BEHAVIORS_FOLDER: Final = "behaviors"
@@ -50,7 +51,8 @@ class CheckoutSlot:
         name: Its slot's.
         behavior: Which.
         weight: Its scale.
-        path: Its folder in the checkout, or None where it is in the checkpoint itself: an overlay, or anything merged.
+        path: Its folder in the checkout, or None where it is in the checkpoint itself (an overlay, or anything merged)
+            or no file of it was taken.
     """
 
     name: str
@@ -79,7 +81,7 @@ class CheckoutManifest:
     """What ``rbl-composition.json`` says.
 
     Attributes:
-        form: ``adapters`` or ``merged``.
+        form: ``adapters``, ``merged``, or ``partial`` where only some files or tensors were taken.
         commit: What was checked out.
         composition: The commit's.
         identity: The composition's.
@@ -87,7 +89,7 @@ class CheckoutManifest:
         files: Every file but the manifest's own, sorted by path.
     """
 
-    form: CheckoutForm
+    form: WrittenForm
     commit: CommitId
     composition: CompositionId
     identity: IdentityId
@@ -127,7 +129,7 @@ class CheckoutManifest:
                 hint="A newer rblstore wrote it; upgrade.",
             )
         manifest = cls(
-            cast("CheckoutForm", fields.choice("form", ("adapters", "merged"))),
+            cast("WrittenForm", fields.choice("form", get_args(WrittenForm))),
             fields.id("commit", CommitId),
             fields.id("composition", CompositionId),
             fields.id("identity", IdentityId),

@@ -131,7 +131,7 @@ def _weight_files(
         elif [_described(one) for one in kept] == [_described(one) for one in manifest.tensors]:
             found[path] = ComposedWeights(manifest.header, tuple(kept), entries[path].size)
         elif kept or len(identity.weights) == 1:
-            found[path] = _written_anew(kept, metadata(manifest))
+            found[path] = written_anew(kept, metadata(manifest))
     return found
 
 
@@ -139,7 +139,12 @@ def _described(one: NamedTensor) -> tuple[str, str, tuple[int, ...]]:
     return one.name, one.tensor.dtype, one.tensor.shape
 
 
-def _written_anew(kept: Sequence[NamedTensor], metadata: Mapping[str, str] | None) -> ComposedWeights:
+def written_anew(kept: Sequence[NamedTensor], metadata: Mapping[str, str] | None = None) -> ComposedWeights:
+    """A weight file of these tensors, whose names differ, laid out as the safetensors library would.
+
+    Raises:
+        InputError: A name that no file can hold.
+    """
     by_name = {one.name: one for one in kept}
     described = {one.name: (one.tensor.dtype, one.tensor.shape) for one in kept}
     header = encode_header(described, metadata)

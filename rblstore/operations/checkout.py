@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -14,10 +14,12 @@ from rblstore.checkpoints.checkout_layout import (
     CheckoutManifest,
     CheckoutSlot,
     PlannedFile,
+    WrittenForm,
     behavior_folder,
     plan_checkout,
 )
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
+from rblstore.checkpoints.composed_layout import ComposedCheckpoint
 from rblstore.errors import RblError, UsageError
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
@@ -43,10 +45,11 @@ class CheckoutResult(Result):
         directory: Where.
         commit: Of which commit.
         composition: Of which composition.
-        form: ``adapters`` (identity, with its behaviors beside it) or ``merged`` (one plain checkpoint).
+        form: ``adapters`` (identity, with its behaviors beside it), ``merged`` (one plain checkpoint) or ``partial``.
         files: How many files were written.
-        bytes: Their size in all.
-        load: Lines of Python that load it.
+        tensors: How many tensors were chosen by name, and are in ``tensors.safetensors``.
+        bytes: The files' size in all.
+        load: Lines of Python that load it; none where only files were chosen.
     """
 
     directory: Path
@@ -54,42 +57,72 @@ class CheckoutResult(Result):
     composition: CompositionId
     form: str
     files: int
+    tensors: int
     bytes: int
     load: tuple[str, ...]
 
 
 def checkout(
-    store: Store, revision: str, target: Path, *, form: CheckoutForm = "adapters", progress: Progress | None = None
+    store: Store,
+    revision: str,
+    target: Path,
+    *,
+    form: CheckoutForm = "adapters",
+    only: str | Sequence[str] | None = None,
+    tensors: str | Sequence[str] | None = None,
+    progress: Progress | None = None,
 ) -> CheckoutResult:
-    """Writes the composition of a commit into a new or empty directory; every digest is verified on the way.
+    """Writes the composition of a commit, or a part of it, into a new or empty directory; every digest is verified.
 
     Args:
         store: The repository.
         revision: Which commit.
         target: A directory that does not exist or is empty. HEAD does not move.
         form: ``adapters`` or ``merged``.
+        only: Patterns of the paths to write, see :mod:`rblstore.checkpoints.name_patterns`. Nothing else is read.
+        tensors: Patterns of logical names of tensors to write into ``tensors.safetensors``. Nothing else is read.
         progress: Is told bytes written.
 
     Raises:
         TargetNotEmptyError: The directory has something in it.
+        NothingMatchedError: A pattern chooses nothing.
         CorruptError: Stored bytes are damaged; nothing is left behind.
-        UsageError: Unknown form, or a composition that cannot be merged.
+        UsageError: Unknown form, a composition that cannot be merged, or a part of what is to be merged.
     """
     if form not in FORMS:
         raise UsageError(f"the form {form!r} is none of {', '.join(FORMS)}", object=form)
+    in_part = only is not None or tensors is not None
+    if in_part and form != "adapters":
+        raise UsageError(
+            f"the form {form!r} cannot be checked out in part",
+            object=form,
+            hint="Leave out --form: tensors come as they are stored. Or check out all of it.",
+        )
     commit_id = resolve(store, revision).commit
     composition_id = store.record(commit_id, Commit).composition
     composition = store.record(composition_id, Composition)
-    if form == "merged" and composition.slots:
+    written: WrittenForm = form
+    load: tuple[str, ...] = ("import rblstore", f"model = rblstore.load_checkout({str(target)!r})")
+    taken = 0
+    if in_part:
+        from rblstore.operations.checkout_partial import TENSORS_FILE, plan_part
+
+        part = plan_part(store, composition, only, tensors)
+        written, taken = "partial", part.tensors
+        files = _write(store, composition, part.files, target, progress, commit_id, composition_id, written)
+        path = str(target / TENSORS_FILE)
+        load = ("from safetensors.torch import load_file", f"tensors = load_file({path!r})") if taken else ()
+    elif form == "merged" and composition.slots:
         from rblstore.operations.checkout_merged import write_merged
 
         files = write_merged(store, composition, commit_id, composition_id, target, progress)
         name = _class_name(target)
         load = (f"from transformers import {name}", f"model = {name}.from_pretrained({str(target)!r})")
     else:
-        files = write_adapters(store, composition, target, progress, commit_id, composition_id, form)
-        load = ("import rblstore", f"model = rblstore.load_checkout({str(target)!r})")
-    return CheckoutResult(target, commit_id, composition_id, form, len(files), sum(file.size for file in files), load)
+        planned = plan(store, composition)
+        files = _write(store, composition, planned, target, progress, commit_id, composition_id, form)
+    size = sum(file.size for file in files)
+    return CheckoutResult(target, commit_id, composition_id, written, len(files), taken, size, load)
 
 
 def _class_name(directory: Path) -> str:
@@ -106,25 +139,17 @@ def _class_name(directory: Path) -> str:
     return first if isinstance(first, str) and first.isidentifier() else "AutoModel"
 
 
-def write_adapters(
+def _write(
     store: Store,
     composition: Composition,
+    planned: Sequence[PlannedFile],
     target: Path,
     progress: Progress | None,
     commit_id: CommitId,
     composition_id: CompositionId,
-    form: CheckoutForm = "adapters",
+    form: WrittenForm,
 ) -> tuple[CheckoutFile, ...]:
-    """Writes a composition in the ``adapters`` form.
-
-    Returns:
-        The files written, the manifest aside.
-
-    Raises:
-        TargetNotEmptyError: The directory has something in it.
-        CorruptError: Stored bytes are damaged; nothing is left behind.
-    """
-    planned = plan(store, composition)
+    """Writes planned files of a composition, and the manifest that is not among those returned."""
     total = sum(file.size for file in planned)
     meter = Meter(progress, total)
     with_folders = {file.owner for file in planned}
@@ -137,9 +162,7 @@ def write_adapters(
     with DirectoryWriter(target) as writer:
         writer.require_space(total)
         digests = write_files(store, writer, planned, meter, "writing")
-        files = tuple(
-            CheckoutFile(file.path, digest, file.size) for file, digest in zip(planned, digests, strict=True)
-        )
+        files = tuple(CheckoutFile(file.path, digest, file.size) for file, digest in zip(planned, digests, strict=True))
         manifest = CheckoutManifest(form, commit_id, composition_id, composition.identity, slots, files)
         write_manifest(writer, manifest)
         writer.commit()
@@ -160,10 +183,15 @@ def plan(store: Store, composition: Composition) -> tuple[PlannedFile, ...]:
     Raises:
         CorruptError: A record is missing or damaged.
     """
+    return plan_composed(store, composition)[1]
+
+
+def plan_composed(store: Store, composition: Composition) -> tuple[ComposedCheckpoint, tuple[PlannedFile, ...]]:
+    """What lies beneath a composition's adapters, and what :func:`plan` gives."""
     identity = read_checkpoint(store, store.record(composition.identity, Identity).files)
     behaviors = [(slot.name, slot.weight, store.record(slot.behavior, Behavior)) for slot in composition.slots]
     beneath = compose(store, identity, [(name, behavior) for name, _, behavior in behaviors])
-    return plan_checkout(beneath.files, behaviors, "adapters")
+    return beneath, plan_checkout(beneath.files, behaviors, "adapters")
 
 
 def metered(chunks: Iterable[Chunk], stage: str, meter: Meter) -> Iterator[Chunk]:

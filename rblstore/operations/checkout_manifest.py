@@ -7,8 +7,25 @@ from functools import partial
 from pathlib import Path
 
 from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
+from rblstore.checkpoints.open_beneath import open_regular
 from rblstore.errors import InputError
 from rblstore.objects import limits
+
+
+class PartialCheckoutError(InputError):
+    """A directory holds a part of a composition where a whole model is wanted."""
+
+    code = "partial_checkout"
+
+
+def _read(directory: Path) -> bytes:
+    root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        descriptor = open_regular(root, (MANIFEST_FILE,))
+    finally:
+        os.close(root)
+    with open(descriptor, "rb") as stream:
+        return stream.read(limits.RECORD_BYTES + 1)
 
 
 def read_manifest(directory: Path) -> CheckoutManifest:
@@ -18,15 +35,42 @@ def read_manifest(directory: Path) -> CheckoutManifest:
         InputError: The directory is no checkout, or the file is malformed.
     """
     try:
-        with (directory / MANIFEST_FILE).open("rb") as stream:
-            data = stream.read(limits.RECORD_BYTES + 1)
+        data = _read(directory)
     except OSError as error:
         raise InputError(
-            f"{directory} is not a checkout: {MANIFEST_FILE} cannot be read ({error.strerror})",
+            f"{directory} is not a checkout: {MANIFEST_FILE} cannot be read ({error.strerror or error})",
             object=str(directory),
             hint="Make one with: rbl checkout REV DIR",
         ) from error
     return CheckoutManifest.parse(data)
+
+
+def refuse_part(directory: Path) -> None:
+    """Refuses a directory that is a partial checkout: what it lacks would seem to be meant. Any other passes.
+
+    Raises:
+        PartialCheckoutError: It is one.
+        InputError: It has a malformed ``rbl-composition.json``.
+    """
+    try:
+        data = _read(directory)
+    except OSError:
+        return  # no checkout; whoever reads the directory says what else is wrong with it
+    check_whole(CheckoutManifest.parse(data), directory)
+
+
+def check_whole(manifest: CheckoutManifest, directory: Path) -> None:
+    """Refuses the manifest of a partial checkout.
+
+    Raises:
+        PartialCheckoutError: It is one.
+    """
+    if manifest.form == "partial":
+        raise PartialCheckoutError(
+            f"{directory} is a partial checkout: it holds some files or tensors of a model, not the model",
+            object=str(directory),
+            hint=f"Check out all of it into another directory: rbl checkout {manifest.commit.short} DIR",
+        )
 
 
 def check_weights(directory: Path) -> None:

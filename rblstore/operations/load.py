@@ -11,7 +11,7 @@ from rblstore.checkpoints.checkout_layout import PlannedFile, behavior_folder
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.operations.checkout import plan
-from rblstore.operations.checkout_manifest import check_weights, read_manifest
+from rblstore.operations.checkout_manifest import check_weights, check_whole, read_manifest
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import composed_state
@@ -127,12 +127,14 @@ def load_checkout(directory: Path, **options: Any) -> Any:
         options: As for :func:`load_composition`.
 
     Raises:
+        PartialCheckoutError: The directory is a part of a checkout.
         InputError: The directory is no checkout, or a file of it breaks its format.
     """
     from rblstore.checkpoints.loading import AttachSpec, load_directory
     from rblstore.divergence.alignment import aligned
 
     manifest = read_manifest(directory)
+    check_whole(manifest, directory)
     check_weights(directory)
     specs = [
         AttachSpec(slot.name, directory / slot.path, slot.weight) for slot in manifest.slots if slot.path is not None

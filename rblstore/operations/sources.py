@@ -13,6 +13,7 @@ from rblstore.checkpoints.checkout_layout import BEHAVIORS_FOLDER, MANIFEST_FILE
 from rblstore.checkpoints.source_directory import LeftOut, SourceDirectory, scan_directory
 from rblstore.objects.content_records import Behavior
 from rblstore.objects.history_records import Composition
+from rblstore.operations.checkout_manifest import refuse_part
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from rblstore.repository import Store
@@ -87,6 +88,7 @@ class Sources:
 
     def _scan(self, source: Any, request: CommitRequest, slot: str | None) -> SourceDirectory:
         if isinstance(source, (str, Path)):
+            refuse_part(Path(source))
             return _without_checkout_parts(scan_directory(Path(source), include_opaque=request.include_opaque))
         from rblstore.checkpoints.saving import is_adapter, save_source
 

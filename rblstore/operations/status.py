@@ -42,7 +42,7 @@ class CheckoutStatus(Result):
         directory: Where.
         commit: Of which commit.
         composition: Of which composition.
-        form: ``adapters`` or ``merged``.
+        form: ``adapters``, ``merged`` or ``partial``, of which only what was taken is compared.
         known: Whether this repository has that commit.
         clean: Whether every file is as it was written, and there is no other.
         differences: (path, kind) where not: ``missing``, ``changed`` or ``added``.

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from typing_extensions import Self
 
-from rblstore.errors import CorruptError
 from rblstore.objects.content_records import StoredTensor
 from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.writing import wrong_size
 from rblstore.repository import Store
 from rblstore.storage.decoding import Wanted, read_contents
 
@@ -77,11 +77,7 @@ class TensorReading:
         contents = self._store.contents.stored(tensor.content for tensor in self._stored.values())
         for (name, stored), content in zip(self._stored.items(), contents, strict=True):
             if content.size != stored.size:
-                raise CorruptError(
-                    f"the tensor {name} has {content.size} bytes where its shape says {stored.size}",
-                    object=name,
-                    hint="Run: rbl fsck --full",
-                )
+                raise wrong_size(name, content.size, stored.size)
             tensor = torch.empty(stored.shape, dtype=getattr(torch, DTYPES[stored.dtype]))
             self._tensors[name] = tensor
             room = tensor.reshape(-1).view(torch.uint8).numpy() if stored.size else None

@@ -11,6 +11,7 @@ from typing import Any
 from rblstore.checkpoints.checkout_layout import ComposedWeights, FileSource, PlannedFile
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
 from rblstore.checkpoints.new_file import NewFile
+from rblstore.errors import CorruptError
 from rblstore.objects.content_records import FileEntry
 from rblstore.objects.ids import ContentId
 from rblstore.operations.progress import Meter
@@ -69,12 +70,14 @@ def write_files(
         The SHA-256 of each file.
 
     Raises:
-        CorruptError: Stored bytes are missing or damaged.
+        CorruptError: Stored bytes are missing, damaged, or not as many as their tensor has.
         NoSpaceError, CheckoutWriteError: The system refused.
     """
     outputs = [_Output(file, source_parts(store, file.source)) for file in planned]
     wanted = {part: None for output in outputs for part in output.parts if isinstance(part, ContentId)}
     stored = dict(zip(wanted, store.contents.stored(wanted), strict=True))
+    for file in planned:
+        _check_sizes(file, stored)
     digests = []
     with closing(
         read_contents(_wanted(writer, outputs, stored), workers=store.configuration.workers, reuse=True)
@@ -102,6 +105,24 @@ def write_files(
             writer.finish_file(_begun(writer, output), digest, output.planned.sha256)
             digests.append(digest)
     return digests
+
+
+def _check_sizes(file: PlannedFile, stored: dict[ContentId, StoredContent]) -> None:
+    """Refuses tensors of other sizes than their headers will say; a file kept as it was has a digest that shows it."""
+    if not isinstance(file.source, ComposedWeights):
+        return
+    for one in file.source.tensors:
+        if stored[one.tensor.content].size != one.tensor.size:
+            raise wrong_size(one.name, stored[one.tensor.content].size, one.tensor.size)
+
+
+def wrong_size(name: str, found: int, expected: int) -> CorruptError:
+    """The error for a tensor whose content is not as large as its element type and shape say."""
+    return CorruptError(
+        f"the tensor {name} has {found} bytes where its shape says {expected}",
+        object=name,
+        hint="Run: rbl fsck --full",
+    )
 
 
 def _wanted(

@@ -12,7 +12,11 @@ from rblstore.cli.outcome import Outcome
 from rblstore.cli.verb import Verb
 
 
-@click.command("checkout", cls=Verb, example="rbl checkout main~1 out")
+@click.command(
+    "checkout",
+    cls=Verb,
+    example="rbl checkout main~1 out\nrbl checkout HEAD part --only 'behaviors/polite/*' --tensor 'model.layers.0.*'",
+)
 @click.argument("revision", metavar="REV")
 @click.argument("directory", type=PATH, metavar="DIR")
 @click.option(
@@ -22,14 +26,33 @@ from rblstore.cli.verb import Verb
     show_default=True,
     help="The identity's files with the behaviors beside them, or one plain checkpoint.",
 )
+@click.option("--only", multiple=True, metavar="PATTERN", help="Write only the files whose paths match; repeatable.")
+@click.option(
+    "--tensor",
+    "tensors",
+    multiple=True,
+    metavar="PATTERN",
+    help="Write only the tensors whose names match, into tensors.safetensors; repeatable.",
+)
 @click.pass_obj
-def command(invocation: Invocation, revision: str, directory: Path, form: Literal["adapters", "merged"]) -> Outcome:
+def command(
+    invocation: Invocation,
+    revision: str,
+    directory: Path,
+    form: Literal["adapters", "merged"],
+    only: tuple[str, ...],
+    tensors: tuple[str, ...],
+) -> Outcome:
     """Compose a commit's model into DIR, which must be new or empty. HEAD does not move.
 
     Prints the lines of Python that load it: from_pretrained(DIR) alone would give the identity without its behaviors.
+    With --only or --tensor nothing else is read or written. In a PATTERN, * stands for anything but a slash, ** for
+    any folders.
     """
     with invocation.repository() as repository, invocation.progress() as progress:
-        result = repository.checkout(revision, directory, form=form, progress=progress)
+        result = repository.checkout(
+            revision, directory, form=form, only=only or None, tensors=tensors or None, progress=progress
+        )
     from rblstore.cli.render.checkout import checkout_lines
 
     return Outcome(result.as_json(), checkout_lines)

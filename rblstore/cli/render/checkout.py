@@ -14,8 +14,10 @@ def checkout_lines(result: Any) -> Iterator[str]:
     Args:
         result: The document of a ``CheckoutResult``.
     """
-    what = f"{plural(result['files'], 'file')}, {size(result['bytes'])}"
+    tensors = f" with {plural(result['tensors'], 'tensor')}" if result["tensors"] else ""
+    what = f"{plural(result['files'], 'file')}{tensors}, {size(result['bytes'])}"
     yield f"checked out {short(result['commit'])} into {result['directory']} ({what}, form {result['form']})"
-    yield "load it with:"
+    if result["load"]:
+        yield "load it with:"
     for line in result["load"]:
         yield f"    {line}"
