@@ -99,12 +99,16 @@ class Contents:
         if kept is not None and kept.location.pack != gone:
             return kept
         with self._catalog.read() as reader:
-            location = reader.location(content)
-        if location is None or location.pack == gone:
+            locations = [location for location in reader.all_locations(content) if location.pack != gone]
+        if not locations:
             return None
+        copies = (self.pack(location.pack).stored(location) for location in locations)
+        found = next(copies)
+        if found.bases:  # what others are differences from is none itself, but another copy of it may be
+            found = next((copy for copy in copies if not copy.bases), found)
         if len(self._found) >= _KEPT:
             self._found.clear()
-        self._found[content] = found = self.pack(location.pack).stored(location)
+        self._found[content] = found
         return found
 
     def read(self, contents: Iterable[StoredContent]) -> Iterator[memoryview]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 
 from rblstore.catalog.rows import PackRow, read_count, read_id, read_pack_kind, read_text
 from rblstore.catalog.snapshot import Snapshot, batches
@@ -76,6 +76,18 @@ class ContentIndex(Snapshot):
     def has_content(self, content: ContentId) -> bool:
         """Whether any pack holds it."""
         return self._first(select(contents.c.pack).where(contents.c.content == content).limit(1)) is not None
+
+    def copied_contents(self, kind: PackKind) -> list[ContentId]:
+        """Contents that several packs of a kind hold, sorted."""
+        statement = (
+            select(contents.c.content)
+            .join_from(contents, packs, packs.c.number == contents.c.pack)
+            .where(packs.c.kind == kind)
+            .group_by(contents.c.content)
+            .having(func.count() > 1)
+            .order_by(contents.c.content)
+        )
+        return [read_id(row.content, ContentId) for row in self._all(statement)]
 
     def missing_contents(self, wanted: Iterable[ContentId]) -> set[ContentId]:
         """Those of many contents that no pack holds."""

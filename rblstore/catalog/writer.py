@@ -26,11 +26,12 @@ from rblstore.catalog.tables import slots as slots_table
 from rblstore.errors import ConflictError, InputError, NotFoundError
 from rblstore.objects.evidence_records import Baseline, Statement, Verification
 from rblstore.objects.history_records import Commit, Composition, Operation, Tag
-from rblstore.objects.ids import CommitId, OperationId, RecordId
+from rblstore.objects.ids import CommitId, OperationId, PackId, RecordId
 from rblstore.objects.locations import PackSummary
 from rblstore.objects.record import Record
 
 _PARSED_AT_ONCE = 200
+_AGAIN = "Nothing was changed; run the command again."
 
 
 class RefMovedError(ConflictError):
@@ -59,6 +60,12 @@ class OperationRaceError(ConflictError):
     """An operation does not follow the latest one: somebody else's came in between."""
 
     code = "operation_race"
+
+
+class LastCopyError(ConflictError):
+    """A pack was to be forgotten that has something that no other has: it is not what it was taken for."""
+
+    code = "last_copy"
 
 
 class UnknownParentError(NotFoundError):
@@ -105,6 +112,33 @@ class CatalogWriter(CatalogReader):
                     for location in batch
                 ],
             )
+
+    def forget_packs(self, forgotten: Iterable[PackId]) -> None:
+        """Forgets packs whose contents are in others of the same kind, too.
+
+        Raises:
+            LastCopyError: One of them has a content that no other pack has, or is not known; nothing was written.
+        """
+        for pack in forgotten:
+            row = self._first(select(packs.c.number, packs.c.kind).where(packs.c.id == pack))
+            if row is None:
+                raise LastCopyError(f"pack {pack.short} is not in the catalog any more", object=pack, hint=_AGAIN)
+            number = read_count(row.number)
+            copy, other = contents.alias("copy"), packs.alias("other")
+            elsewhere = (
+                select(copy.c.pack)
+                .join_from(copy, other, other.c.number == copy.c.pack)
+                .where(copy.c.content == contents.c.content, copy.c.pack != number, other.c.kind == row.kind)
+            )
+            last = self._first(
+                select(contents.c.content).where(contents.c.pack == number, ~elsewhere.exists()).limit(1)
+            )
+            if last is not None:
+                raise LastCopyError(
+                    f"pack {pack.short} has the only copy of {read_text(last.content)}", object=pack, hint=_AGAIN
+                )
+            self._run(delete(contents).where(contents.c.pack == number))
+            self._run(delete(packs).where(packs.c.number == number))
 
     def add_record(self, id: RecordId, record: Record) -> None:
         """Adds one record; see :meth:`add_records`."""

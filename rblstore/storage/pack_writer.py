@@ -7,7 +7,7 @@ its index, in the order in which they came in. What a large content turns out to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Final
 
@@ -19,11 +19,13 @@ from rblstore.objects.ids import ContentId
 from rblstore.objects.locations import ContentLocation, PackKind, PackSummary
 from rblstore.storage.backend import Backend, Stage
 from rblstore.storage.codecs import Buffer, Compression
+from rblstore.storage.decoding import Wanted, read_contents
 from rblstore.storage.durable import WriteError
 from rblstore.storage.encoding import Beneath, EncodingPipeline, Frame, Incoming, RecordTooLargeError, Source
 from rblstore.storage.pack_check import check_pack
 from rblstore.storage.pack_format import (
     ENTRY_BYTES,
+    FOOTER_BYTES,
     Footer,
     FrameEntry,
     encode_entry,
@@ -32,6 +34,7 @@ from rblstore.storage.pack_format import (
     pack_id,
     pack_key,
 )
+from rblstore.storage.stored_content import StoredContent
 
 __all__ = ["AddedContent", "CorruptPackError", "PackWriter", "RecordTooLargeError"]
 
@@ -156,6 +159,42 @@ class PackWriter:
         incoming = Incoming(_checked_width(element_width), base, inspect)
         return self._add(incoming, lambda: self._pipeline.add_source(incoming, source, expected))
 
+    def copy(self, stored: StoredContent) -> None:
+        """Adds a content as another pack has it, frame by frame, once its bytes have been read and its id compared.
+
+        Args:
+            stored: The content, which nothing else adds to this pack.
+
+        Raises:
+            CorruptError: Its stored bytes are damaged.
+            WriteError: The system refused; the pack is lost.
+        """
+        for _ in read_contents([Wanted(stored)], reuse=True):
+            pass
+        if self._adding:
+            raise ValueError("another content is being added to this pack")
+        self._require_open()
+        self._pipeline.drain()
+        first, length = len(self._index) // ENTRY_BYTES, 0
+        try:
+            for entry in stored.frames:
+                data = stored.stored_frame(entry)
+                stage = self._begin()
+                self._index += encode_entry(replace(entry, offset=stage.size))
+                stage.write(data)
+                length += len(data)
+        except BaseException:
+            self.abandon()  # a part of a content would be a pack that nobody can read
+            raise
+        self._contents.append((stored.content, stored.size, first, len(stored.frames), length))
+
+    @property
+    def size(self) -> int:
+        """Bytes that the pack's file would have, with what was added so far; waits until all of it is encoded."""
+        self._pipeline.drain()
+        entries = len(self._index) // ENTRY_BYTES
+        return 0 if self._stage is None else self._stage.size + entries * ENTRY_BYTES + FOOTER_BYTES
+
     def _add(self, incoming: Incoming, send: Callable[[], None]) -> AddedContent:
         # A pack is a sequence: what is added while one content still streams in would end up inside of it.
         if self._adding:
@@ -219,15 +258,20 @@ class PackWriter:
     def _take(self, incoming: Incoming, frame: Frame | None) -> None:
         """Writes a frame, or, after the last one of a content, what the index says of it."""
         if frame is not None and frame.encoded is not None:
-            if self._stage is None:
-                self._stage = self._backend.stage()
-                self._stage.write(self._header)
-            frame.offset = self._stage.size
-            self._stage.write(frame.encoded.data)
+            stage = self._begin()
+            frame.offset = stage.size
+            stage.write(frame.encoded.data)
         elif incoming.known:
             self._cut(incoming)
         elif incoming.content is not None:
             self._add_to_index(incoming, incoming.content)
+
+    def _begin(self) -> Stage:
+        """The file, begun with its header."""
+        if self._stage is None:
+            self._stage = self._backend.stage()
+            self._stage.write(self._header)
+        return self._stage
 
     def _cut(self, incoming: Incoming) -> None:
         """Takes the latest content's frames back out of the file."""

@@ -97,6 +97,10 @@ class StoredContent:
         except MissingObjectError:
             self._elsewhere().read_into(out, frame.start)
 
+    def stored_frame(self, frame: FrameEntry) -> bytes:
+        """One of its frames as the pack has it; raises as :meth:`read_frame` does."""
+        return self._reader.stored_frame(frame)
+
     def read_into(self, out: memoryview, start: int) -> None:
         """Fills ``out`` with the bytes from ``start`` on; raises as :meth:`read_frame` does."""
         end = start + len(out)
