@@ -1,9 +1,9 @@
 """How the catalog talks to SQLite: connections, transactions, and what its errors mean.
 
 Rollback journal, ``synchronous=EXTRA`` (a commit survives a power cut), foreign keys on, our own BEGIN. WAL is not
-used: its reset bug lost commits until SQLite 3.51.3. Each transaction has a connection of its own, so a catalog may be
-shared between threads, survives a fork, and follows a file that `rbl reindex` has replaced; opening one costs a
-fraction of a millisecond.
+used: its reset bug lost commits until SQLite 3.51.3. Each transaction has a connection to itself, so a catalog may be
+shared between threads. Connections are used again, since opening one costs more than most queries, but not in a process
+forked from the one that opened it, nor once `rbl reindex` has replaced the file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.pool import QueuePool
 
 from rblstore.errors import CorruptError, LockedError, RblError
 
@@ -56,8 +56,23 @@ class CommitOutcomeUnknownError(RblError):
     code = "commit_outcome_unknown"
 
 
+class _CatalogConnection(sqlite3.Connection):
+    """A connection that knows what it is a connection to, and whose."""
+
+    opened_for: tuple[int, ...] = ()
+
+
+def _file_now(path: Path) -> tuple[int, ...]:
+    """What a connection would be opened for now; nothing where there is no file, which opening it will say."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return os.getpid(), status.st_dev, status.st_ino
+
+
 def open_engine(path: Path, busy_timeout: float) -> Engine:
-    """An engine for an existing file, which is opened anew for each connection and never created.
+    """An engine for an existing file, which is never created.
 
     Args:
         path: The database.
@@ -66,10 +81,17 @@ def open_engine(path: Path, busy_timeout: float) -> Engine:
     location = f"file:{quote(os.fsencode(path.absolute()))}?mode=rw"
 
     def connect() -> sqlite3.Connection:
+        opened_for = _file_now(path)  # before it is opened: if it is replaced meanwhile, the next one to ask finds out
         connection = sqlite3.connect(
-            location, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+            location,
+            uri=True,
+            timeout=busy_timeout,
+            isolation_level=None,
+            check_same_thread=False,
+            factory=_CatalogConnection,
         )
         try:
+            connection.opened_for = opened_for
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("PRAGMA trusted_schema=OFF")
@@ -80,7 +102,12 @@ def open_engine(path: Path, busy_timeout: float) -> Engine:
             raise
         return connection
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool, pool_reset_on_return=None)
+    def check(connection: _CatalogConnection, *_: object) -> None:
+        if connection.opened_for != _file_now(path):
+            raise DisconnectionError("the catalog is another file now, or this another process")
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=8, max_overflow=-1)
+    event.listen(engine, "checkout", check)
     event.listen(engine, "begin", _begin)
     return engine
 
@@ -155,8 +182,9 @@ def _commit(connection: Connection, path: str) -> None:
         connection.commit()
     except DBAPIError as error:
         known = translated(error, path)
+        # SQLite keeps such a transaction open. Closing the connection rolls it back, and nobody uses it again.
+        connection.invalidate()
         if isinstance(known, CatalogBusyError):
-            # SQLite keeps such a transaction open and unwritten; closing the connection rolls it back.
             raise known from error
         raise CommitOutcomeUnknownError(
             f"the catalog's COMMIT failed, so it is not known whether the change was made: {error.orig}",

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # once more at the end, takes a third of the time of a short command.
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)
-    # numpy moves bytes here and multiplies little: threads that spin while they wait for matrices only take a core away.
+    # numpy moves bytes here and multiplies little: threads that spin while they wait for matrices take a core away.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     rbl.main(args=argv, prog_name="rbl")
 

@@ -10,6 +10,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from rblstore.objects import limits
+from rblstore.storage.rooms import Room, make_room
 from rblstore.storage.stored_content import StoredContent
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class _Frame:
         self.entry = entry
         self.digest = digest
         self.last = last
-        self.room: bytearray | None = None
+        self.room: Room | None = None
         self.data = memoryview(b"")
         self.decoding: Future[None] | None = None
         self.hashing: Future[None] | None = None
@@ -137,14 +138,14 @@ def _frames(wanted: Iterable[Wanted]) -> Iterator[_Frame]:
             yield _Frame(one, entry, digest, last=number == len(entries))
 
 
-def _room(frame: _Frame, rooms: list[bytearray], *, pooled: bool) -> memoryview:
+def _room(frame: _Frame, rooms: list[Room], *, pooled: bool) -> memoryview:
     start, length = frame.entry.start, frame.entry.raw_length
     if frame.wanted.out is not None:
         return frame.wanted.out[start : start + length]
     # Buffers of a frame's size are used again: the system would have to clear new pages each time.
     if not pooled or length * 4 < limits.FRAME_BYTES or length > limits.FRAME_BYTES:
         return memoryview(bytearray(length))
-    frame.room = rooms.pop() if rooms else bytearray(limits.FRAME_BYTES)
+    frame.room = rooms.pop() if rooms else make_room(limits.FRAME_BYTES)
     return memoryview(frame.room)[:length]
 
 
@@ -152,7 +153,7 @@ def _read_ahead(frames: Iterator[_Frame], workers: int, *, reuse: bool) -> Gener
     from concurrent.futures import ThreadPoolExecutor  # not for the small contents that history is made of
 
     ahead: deque[_Frame] = deque()
-    rooms: list[bytearray] = []
+    rooms: list[Room] = []
     used = 0
     upcoming = next(frames, None)
     decoders = ThreadPoolExecutor(workers, thread_name_prefix="rbl-decode")

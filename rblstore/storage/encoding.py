@@ -19,7 +19,7 @@ from rblstore.errors import ConflictError, InputError
 from rblstore.objects.ids import ContentId
 from rblstore.storage.codecs import DELTA, Buffer, Compression, EncodedFrame, encode_frame
 from rblstore.storage.pack_format import checksum
-from rblstore.storage.rooms import Rooms, scratch
+from rblstore.storage.rooms import Room, Rooms, scratch
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -92,7 +92,7 @@ class Frame:
         "stored",
     )
 
-    def __init__(self, start: int, data: memoryview, *rooms: bytearray) -> None:
+    def __init__(self, start: int, data: memoryview, *rooms: Room) -> None:
         self.start = start
         self.raw_length = len(data)
         self.offset = -1
@@ -279,7 +279,7 @@ class EncodingPipeline:
         source.read_into(view, start)
         return Frame(start, view, *rooms)
 
-    def _take_rooms(self, length: int) -> list[bytearray]:
+    def _take_rooms(self, length: int) -> list[Room]:
         """Room for that many raw bytes and, where it is worth it, for what they are encoded to."""
         count = 1 if self._compression == "none" or length < _INLINE_BYTES else 2
         while self._queue and self._rooms.in_use + count * Rooms.size_for(length) > _IN_FLIGHT_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from typing import Final
 
@@ -9,11 +10,20 @@ _LEAST: Final = 64 << 10
 _OF_THREAD = threading.local()
 
 
+Room = mmap.mmap
+"""Memory straight from the system: a bytearray would be cleared at once, while every other thread waits."""
+
+
+def make_room(length: int) -> Room:
+    """A buffer of at least that many bytes, zero at first."""
+    return mmap.mmap(-1, max(length, 1))
+
+
 def scratch(length: int, purpose: str) -> memoryview:
     """Bytes that are this thread's until it asks again for the same purpose, of no particular value."""
-    room: bytearray = getattr(_OF_THREAD, purpose, bytearray())
-    if len(room) < length:
-        room = bytearray(length)
+    room: Room | None = getattr(_OF_THREAD, purpose, None)
+    if room is None or len(room) < length:
+        room = make_room(length)
         setattr(_OF_THREAD, purpose, room)
     return memoryview(room)[:length]
 
@@ -31,14 +41,14 @@ class Rooms:
     def __init__(self, limit: int) -> None:
         self.in_use = 0
         self._limit = limit
-        self._free: list[bytearray] = []
+        self._free: list[Room] = []
 
     @staticmethod
     def size_for(length: int) -> int:
         """Bytes of the buffer that a length gets."""
         return max(_LEAST, 1 << max(length - 1, 0).bit_length())
 
-    def take(self, length: int) -> bytearray:
+    def take(self, length: int) -> Room:
         """A buffer of at least that many bytes, of no particular value."""
         size = self.size_for(length)
         self.in_use += size
@@ -48,9 +58,9 @@ class Rooms:
         idle = sum(map(len, self._free))
         while self._free and self.in_use + idle > self._limit:
             idle -= len(self._free.pop(0))
-        return bytearray(size)
+        return make_room(size)
 
-    def give(self, room: bytearray) -> None:
+    def give(self, room: Room) -> None:
         """Takes a buffer back, to which nothing refers any more."""
         self.in_use -= len(room)
         self._free.append(room)
