@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rblstore.checkpoints.checkout_layout import CheckoutForm
     from rblstore.checkpoints.saving import ModelSource
+    from rblstore.configuration import Compression
     from rblstore.objects.evidence_records import Positions
     from rblstore.operations.audit import AuditResult
     from rblstore.operations.baseline import BaselineResult
@@ -115,6 +116,7 @@ class Repository:
         rebind: bool = False,
         include_opaque: bool = False,
         rehash: bool = False,
+        compression: Compression | None = None,
         origin: str = "api",
         progress: Progress | None = None,
     ) -> CommitResult:
@@ -136,6 +138,7 @@ class Repository:
             rebind: Whether to bind an adapter to this base although it was made for another.
             include_opaque: Whether pickles beside safetensors are kept as bytes that are never loaded.
             rehash: Whether files are read although their time stamps say that they are unchanged.
+            compression: How what is new is stored: ``fast``, ``max`` or ``none``; None for what the settings say.
             origin: Where licence and meta come from, for the statement.
             progress: Is told bytes read.
 
@@ -162,6 +165,7 @@ class Repository:
             rebind=rebind,
             include_opaque=include_opaque,
             rehash=rehash,
+            compression=compression,
         )
         return commit(self._store, request, progress)
 

@@ -58,6 +58,21 @@ def check_author(author: str) -> str:
     return author
 
 
+def check_compression(value: object) -> Compression:
+    """A compression policy, returned as it is.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if value not in get_args(Compression):
+        raise UsageError(
+            f"the compression {str(value)[:80]!r} is none of {', '.join(get_args(Compression))}",
+            object=str(value)[:80],
+            hint="Say fast, max or none.",
+        )
+    return cast("Compression", value)
+
+
 def _bad(why: str) -> InputError:
     return InputError(f"config.toml: {why}", object="config.toml", hint="Mend or delete .rbl/config.toml.")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from rblstore.checkpoints.checkout_layout import plan_checkout
 from rblstore.checkpoints.composed_layout import compose_layout
 from rblstore.checkpoints.composition_ground import WrongBaseError
+from rblstore.configuration import check_compression
 from rblstore.errors import ConflictError, NotFoundError, NothingChangedError, UsageError
 from rblstore.objects import limits
 from rblstore.objects.content_records import Identity
@@ -119,7 +120,7 @@ def commit(store: Store, request: CommitRequest, progress: Progress | None = Non
     before = None if parent is None else _composition_at(store, parent)
     with ExitStack() as stack:
         sources = Sources(stack, store, request, before)
-        transaction = stack.enter_context(store.transaction(request.author))
+        transaction = stack.enter_context(store.transaction(request.author, request.compression))
         importer = Importer(store, transaction, request, sources, progress)
         if sources.identity is not None:
             under = None if before is None else view_identity(store, store.record(before.identity, Identity)).tensors
@@ -182,6 +183,8 @@ def check_message(message: str) -> str:
 
 
 def _check_request(request: CommitRequest) -> None:
+    if request.compression is not None:
+        check_compression(request.compression)
     if isinstance(request.remove, str):
         raise UsageError("'remove' is a list of names, and text was given", object=request.remove)
     for name in request.behaviors or {}:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rblstore.checkpoints.checkout_layout import BEHAVIORS_FOLDER, MANIFEST_FILE
 from rblstore.checkpoints.source_directory import LeftOut, SourceDirectory, scan_directory
+from rblstore.configuration import Compression
 from rblstore.objects.content_records import Behavior
 from rblstore.objects.history_records import Composition
 from rblstore.operations.checkout_manifest import refuse_part
@@ -43,6 +44,7 @@ class CommitRequest:
         rebind: Whether to bind an adapter to this base although it names another.
         include_opaque: Whether pickles beside safetensors are kept as bytes that are never loaded.
         rehash: Whether files are read although their time stamps say that they are unchanged.
+        compression: How what is new is stored: ``fast``, ``max`` or ``none``; None for what the settings say.
     """
 
     message: str
@@ -60,6 +62,7 @@ class CommitRequest:
     rebind: bool = False
     include_opaque: bool = False
     rehash: bool = False
+    compression: Compression | None = None
 
 
 class Sources:

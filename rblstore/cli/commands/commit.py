@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,9 @@ from rblstore.cli import options
 from rblstore.cli.invocation import PATH, Invocation, Pair, author_from, gather_pairs
 from rblstore.cli.outcome import Outcome
 from rblstore.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from rblstore.configuration import Compression
 
 
 def _weights(given: dict[str, str]) -> dict[str, float]:
@@ -54,6 +58,7 @@ def _weights(given: dict[str, str]) -> dict[str, float]:
 @click.option("--allow-empty", is_flag=True, help="Commit even where the composition does not change.")
 @click.option("--include-opaque", is_flag=True, help="Keep pickles beside the weights, as bytes that are never loaded.")
 @click.option("--rehash", is_flag=True, help="Read files although their time stamps say that they are unchanged.")
+@options.compression
 @click.pass_obj
 def command(
     invocation: Invocation,
@@ -72,6 +77,7 @@ def command(
     allow_empty: bool,
     include_opaque: bool,
     rehash: bool,
+    compression: Compression | None,
 ) -> Outcome:
     """Record a composition: an identity, behaviors on it, or a change of them.
 
@@ -96,6 +102,7 @@ def command(
             allow_empty=allow_empty,
             include_opaque=include_opaque,
             rehash=rehash,
+            compression=compression,
             origin="command line",
             progress=progress,
         )
