@@ -59,11 +59,13 @@ def _matches(parts: Sequence[Part | None], name: str) -> bool:
 
 def _entered(parts: Sequence[Part | None], places: set[int]) -> set[int]:
     """These places, and those behind a ``**`` that stands for nothing more."""
-    for place in sorted(places):
-        while place < len(parts) and parts[place] is None:
-            place += 1
-            places.add(place)
-    return places
+    entered: set[int] = set()
+    for place in places:
+        while place not in entered:
+            entered.add(place)
+            if place < len(parts) and parts[place] is None:
+                place += 1
+    return entered
 
 
 def choose_names(patterns: str | Iterable[str], names: Sequence[str], what: str) -> set[str]:
