@@ -61,8 +61,7 @@ class Contents:
 
     def has(self, content: ContentId) -> bool:
         """Whether a content is stored."""
-        with self._catalog.read() as reader:
-            return reader.has_content(content)
+        return self._catalog.has_content(content)
 
     def location(self, content: ContentId | RecordId) -> ContentLocation:
         """Where a content is.

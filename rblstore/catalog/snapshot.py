@@ -41,7 +41,7 @@ class Snapshot:
         try:
             return self._connection.execute(statement, parameters)
         except DBAPIError as error:
-            raise translated(error, self._path) from error
+            raise translated(error.orig, self._path) from error
         except OverflowError as error:
             raise InputError("a number takes more than the 63 bits that the catalog holds") from error
 
@@ -50,11 +50,11 @@ class Snapshot:
         try:
             return result.all()
         except DBAPIError as error:
-            raise translated(error, self._path) from error
+            raise translated(error.orig, self._path) from error
 
     def _first(self, statement: Executable) -> Row[Any] | None:
         result = self._run(statement)
         try:
             return result.first()
         except DBAPIError as error:
-            raise translated(error, self._path) from error
+            raise translated(error.orig, self._path) from error
