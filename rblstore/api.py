@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from typing_extensions import Self
 
 from rblstore.configuration import check_author
+from rblstore.maintenance import Maintenance
 from rblstore.objects.ids import CommitId
 from rblstore.repository import Store
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from rblstore.operations.checkout import CheckoutResult
     from rblstore.operations.commit import CommitResult
     from rblstore.operations.diff import DiffResult
-    from rblstore.operations.du import CommitUsage, RepositoryUsage
-    from rblstore.operations.fsck import FsckResult
     from rblstore.operations.log import LogEntry
     from rblstore.operations.probe import ProbeInfo
     from rblstore.operations.progress import Progress
@@ -41,7 +40,7 @@ UNKNOWN_AUTHOR = "unknown"
 TOLERANCE = 1e-6
 
 
-class Repository:
+class Repository(Maintenance):
     """One open repository.
 
     Made by :func:`rblstore.init` or :func:`rblstore.open`; use it as a context manager, or close it.
@@ -251,12 +250,6 @@ class Repository:
 
         return status(self._store) if directory is None else checkout_status(self._store, Path(directory))
 
-    def du(self, revision: str | None = None) -> RepositoryUsage | CommitUsage:
-        """What the repository takes on disk; or, of a commit, what each part takes and shares, and what it added."""
-        from rblstore.operations.du import commit_usage, repository_usage
-
-        return repository_usage(self._store) if revision is None else commit_usage(self._store, revision)
-
     def operations(self, limit: int | None = None) -> list[OperationInfo]:
         """The operation log, newest first."""
         from rblstore.operations.undo import operations
@@ -432,12 +425,6 @@ class Repository:
 
         who = self.author(author)
         return verify(self._store, revision, probe, against=against, tolerance=tolerance, author=who, progress=progress)
-
-    def fsck(self, *, full: bool = False, progress: Progress | None = None) -> FsckResult:
-        """Checks the storage and changes nothing; damage is in the result, not raised."""
-        from rblstore.operations.fsck import fsck
-
-        return fsck(self._store, full=full, progress=progress)
 
     def audit(self, revision: str = "HEAD") -> AuditResult:
         """The parts of a commit with what is said about each: licences, sources, data, evidence."""

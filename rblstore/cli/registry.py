@@ -48,6 +48,7 @@ SECTIONS: Final = (
         "Maintain",
         {
             "fsck": "Check that everything stored is whole.",
+            "repack": "Store everything anew: smaller, in fewer packs.",
             "reindex": "Rebuild the catalog from packs and refs.log.",
             "demo": "Make, train, commit and revert a small model, offline.",
         },

@@ -121,6 +121,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.log import LogEntry
     from rblstore.operations.probe import ProbeInfo
     from rblstore.operations.reindex import ReindexResult
+    from rblstore.operations.repack import RepackResult
     from rblstore.operations.revert import RevertResult
     from rblstore.operations.show import ShowResult
     from rblstore.operations.status import CheckoutStatus, RepositoryStatus
@@ -142,6 +143,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("op log", OperationInfo),
         ("probe add", ProbeInfo),
         ("reindex", ReindexResult),
+        ("repack", RepackResult),
         ("revert", RevertResult),
         ("show", ShowResult),
         ("status", RepositoryStatus),

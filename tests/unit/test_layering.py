@@ -37,6 +37,7 @@ BESIDE = {
     "contents": "repository",
     "opening": "repository",
     "entry": "api",
+    "maintenance": "api",
     "revisions": "repository",
     "transaction": "repository",
     "__init__": "api",

@@ -1,0 +1,52 @@
+"""What the public repository does for its storage: what it takes, whether it is whole, how it is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rblstore.repository import Store
+
+if TYPE_CHECKING:
+    from rblstore.configuration import Compression
+    from rblstore.operations.du import CommitUsage, RepositoryUsage
+    from rblstore.operations.fsck import FsckResult
+    from rblstore.operations.progress import Progress
+    from rblstore.operations.repack import RepackResult
+
+
+class Maintenance:
+    """What :class:`rblstore.Repository` does for its storage."""
+
+    _store: Store
+
+    def du(self, revision: str | None = None) -> RepositoryUsage | CommitUsage:
+        """What the repository takes on disk; or, of a commit, what each part takes and shares, and what it added."""
+        from rblstore.operations.du import commit_usage, repository_usage
+
+        return repository_usage(self._store) if revision is None else commit_usage(self._store, revision)
+
+    def fsck(self, *, full: bool = False, progress: Progress | None = None) -> FsckResult:
+        """Checks the storage and changes nothing; damage is in the result, not raised."""
+        from rblstore.operations.fsck import fsck
+
+        return fsck(self._store, full=full, progress=progress)
+
+    def repack(
+        self, *, compression: Compression | None = None, dry_run: bool = False, progress: Progress | None = None
+    ) -> RepackResult:
+        """Stores everything anew where that takes fewer bytes: by a policy, as differences, in fewer packs.
+
+        No id changes, and nobody who reads meanwhile notices.
+
+        Args:
+            compression: ``fast``, ``max`` or ``none``; None for what the settings say.
+            dry_run: Whether only to say what would be done.
+            progress: Is told bytes looked at, and then bytes written anew.
+
+        Raises:
+            LockedError: Another process is writing.
+            CorruptError: Something stored is damaged; nothing was changed.
+        """
+        from rblstore.operations.repack import repack
+
+        return repack(self._store, compression=compression, dry_run=dry_run, progress=progress)
