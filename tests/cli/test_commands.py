@@ -185,6 +185,43 @@ def test_checkout_merged(story: Story, tmp_path: Path) -> None:
     assert "from_pretrained" in document["load"][-1]
 
 
+def test_checkout_of_a_part(story: Story, tmp_path: Path) -> None:
+    document = story.json(
+        "checkout", "HEAD", tmp_path / "files", "--only", "config.json", "--only", "behaviors/brief/*"
+    )
+    brief = {f"behaviors/brief/{path}": digest for path, digest in _digests(story.models / "brief").items()}
+    found = _digests(tmp_path / "files")
+    assert found.keys() == {"config.json", "rbl-composition.json", *brief}
+    assert found.items() >= brief.items()
+    assert (document["form"], document["files"], document["tensors"], document["load"]) == (
+        "partial",
+        1 + len(brief),
+        0,
+        [],
+    )
+    text = story.ok("checkout", "HEAD", tmp_path / "tensors", "--tensor", "model.layers.0.*")
+    assert "1 file with " in text
+    assert f"load_file('{tmp_path / 'tensors' / 'tensors.safetensors'}')" in text
+    assert "load it with" not in story.ok("checkout", "HEAD", tmp_path / "one", "--only", "config.json")
+    assert story.json("status", tmp_path / "tensors")["clean"] is True
+    assert "form partial" in story.ok("status", tmp_path / "files")
+
+
+def test_parts_that_are_refused(story: Story, tmp_path: Path) -> None:
+    before = story.state()
+    failure = story.json("checkout", "HEAD", tmp_path / "out", "--only", "confg.json", code=1)
+    assert (failure["code"], failure["object"]) == ("nothing_matched", "confg.json")
+    assert "config.json" in failure["hint"]
+    assert story.json("checkout", "HEAD", tmp_path / "out", "--tensor", "x", code=1)["code"] == "nothing_matched"
+    merged = story.json("checkout", "HEAD", tmp_path / "out", "--form", "merged", "--only", "*", code=2)
+    assert merged["code"] == "usage"
+    assert not (tmp_path / "out").exists()
+    story.ok("checkout", "HEAD", tmp_path / "out", "--only", "*")
+    for option in (f"--identity={tmp_path / 'out'}", f"--behavior=half={tmp_path / 'out'}"):
+        assert story.json("commit", "-m", "half", option, code=1)["code"] == "partial_checkout"
+    assert story.state() == before
+
+
 def test_branch_switch_and_tag(story: Story) -> None:
     head, before = (entry["commit"] for entry in story.json("log", "-n", "2"))
     assert story.json("branch", "side", "HEAD~1") == {"name": "side", "commit": before, "current": False}
