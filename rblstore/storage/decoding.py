@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WORKERS: Final = 2
 # Raw bytes of frames decoded ahead of the one that the caller has.
-_AHEAD_BYTES: Final = 40 << 20
+_AHEAD_BYTES: Final = 24 << 20
 # What one frame counts for at least, so that only so many small contents, and files, are ahead at once.
 _LEAST_COST: Final = 256 << 10
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future, ThreadPoolExecutor
 
 # Between reading and writing: the raw bytes and the room for what they are encoded to.
-_IN_FLIGHT_BYTES: Final = 72 << 20
+_IN_FLIGHT_BYTES: Final = 40 << 20
 # Small records stay raw, so that reading history loads no codec.
 _RAW_RECORD_BYTES: Final = 4 << 10
 # Below this handing over to another thread costs more than it saves.
