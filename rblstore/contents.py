@@ -51,6 +51,10 @@ class Contents:
         self._packs.clear()
         self._found.clear()
 
+    def look_anew(self) -> None:
+        """Forgets where contents were found: for whoever holds the lock, under which they stay where they are."""
+        self._found.clear()
+
     def pack(self, pack: PackId) -> PackReader:
         """A reader of one pack, kept."""
         if pack not in self._packs:

@@ -22,14 +22,18 @@ class Maintenance:
     def du(self, revision: str | None = None) -> RepositoryUsage | CommitUsage:
         """What the repository takes on disk; or, of a commit, what each part takes and shares, and what it added."""
         from rblstore.operations.du import commit_usage, repository_usage
+        from rblstore.operations.steady_packs import while_packs_stay
 
-        return repository_usage(self._store) if revision is None else commit_usage(self._store, revision)
+        if revision is None:
+            return while_packs_stay(self._store, lambda: repository_usage(self._store))
+        return while_packs_stay(self._store, lambda: commit_usage(self._store, revision))
 
     def fsck(self, *, full: bool = False, progress: Progress | None = None) -> FsckResult:
         """Checks the storage and changes nothing; damage is in the result, not raised."""
         from rblstore.operations.fsck import fsck
+        from rblstore.operations.steady_packs import while_packs_stay
 
-        return fsck(self._store, full=full, progress=progress)
+        return while_packs_stay(self._store, lambda: fsck(self._store, full=full, progress=progress))
 
     def repack(
         self, *, compression: Compression | None = None, dry_run: bool = False, progress: Progress | None = None

@@ -360,6 +360,7 @@ class Store:
 
         with ExitStack() as stack:
             stack.enter_context(shared(self.folder / "lock"))
+            self.contents.look_anew()  # what had no base may be a difference itself since another process repacked
             transaction = stack.enter_context(Transaction(self, author, compression))
             yield transaction
             transaction.publish()

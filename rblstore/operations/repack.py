@@ -83,11 +83,13 @@ def repack(
     """
     policy = store.configuration.compression if compression is None else check_compression(compression)
     if dry_run:
+        store.contents.look_anew()
         plan = plan_repack(store, policy, progress)
         rows = _listed(store)
         after = len(rows) - sum(len(rewrite.packs) - bool(rewrite.contents) for rewrite in plan.rewrites)
         return _result(plan, plan.rewrites, sum(rewrite.deltas for rewrite in plan.rewrites), rows, after, None)
     with exclusive(store.folder / "lock"):
+        store.contents.look_anew()
         return _Repack(store, plan_repack(store, policy, progress), progress).run()
 
 

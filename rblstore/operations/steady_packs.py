@@ -1,0 +1,42 @@
+"""Looking at packs one after the other while a repack may replace them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from rblstore.objects.ids import PackId
+from rblstore.repository import Store
+from rblstore.storage.backend import MissingObjectError
+
+T = TypeVar("T")
+
+_TRIES: Final = 5
+
+
+def while_packs_stay(store: Store, look: Callable[[], T]) -> T:
+    """What a look at every pack finds; it is taken again where packs that it began with were replaced meanwhile.
+
+    Args:
+        store: The repository.
+        look: Reads, and changes nothing.
+
+    Raises:
+        CorruptError: A pack is missing that nothing has replaced.
+    """
+    for _ in range(_TRIES - 1):
+        before = _listed(store)
+        try:
+            found = look()
+        except MissingObjectError:
+            if before <= _listed(store):
+                raise
+        else:
+            if before <= _listed(store):
+                return found
+    return look()
+
+
+def _listed(store: Store) -> set[PackId]:
+    with store.catalog.read() as reader:
+        return {row.pack for row in reader.packs()}
