@@ -21,7 +21,7 @@ import struct
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -250,12 +250,13 @@ def write_repository(root: Path, sources: Path) -> None:
         repo.commit("polite, quieter", weights={"polite": 0.25}, **by)
 
 
-def history(root: Path, scratch: Path) -> dict[str, Any]:
+def history(root: Path, scratch: Path, checkouts: Iterable[str] = CHECKOUTS) -> dict[str, Any]:
     """What a repository says, in terms that no version may change; docs/format.md is their definition.
 
     Args:
         root: The folder that holds ``.rbl``.
         scratch: A folder that does not exist yet, for checkouts.
+        checkouts: Revisions to check out.
     """
     scratch.mkdir()
     with rblstore.open(root) as repo:
@@ -292,7 +293,7 @@ def history(root: Path, scratch: Path) -> dict[str, Any]:
             "contents": contents,
             "checkouts": {
                 revision: _checked_out(repo, revision, scratch / str(number))
-                for number, revision in enumerate(CHECKOUTS)
+                for number, revision in enumerate(checkouts)
             },
         }
 
@@ -311,7 +312,8 @@ def archive(root: Path) -> bytes:
     """A repository's folder as a tar file that is the same wherever it is made."""
     inner = io.BytesIO()
     with tarfile.open(fileobj=inner, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for path in sorted(root.rglob("*")):
+        # The stat cache is about the inputs' files, which nobody will see again.
+        for path in sorted(path for path in root.rglob("*") if path.name != "stat-cache"):
             member = tarfile.TarInfo(path.relative_to(root).as_posix())
             member.type = tarfile.DIRTYPE if path.is_dir() else tarfile.REGTYPE
             member.mode = path.stat().st_mode & 0o777
