@@ -87,14 +87,21 @@ class Contents:
             CorruptError: A pack is missing or damaged.
         """
         wanted = list(contents)
-        with self._catalog.read() as reader:
-            locations = reader.locations(wanted)
-        found = []
+        found = self.stored_of(wanted)
         for content in wanted:
-            if content not in locations:
+            if content not in found:
                 raise _missing(content)
-            found.append(self.pack(locations[content].pack).stored(locations[content]))
-        return found
+        return [found[content] for content in wanted]
+
+    def stored_of(self, contents: Iterable[ContentId]) -> dict[ContentId, StoredContent]:
+        """Those of many contents that some pack holds.
+
+        Raises:
+            CorruptError: A pack is missing or damaged.
+        """
+        with self._catalog.read() as reader:
+            locations = reader.locations(contents)
+        return {content: self.pack(location.pack).stored(location) for content, location in locations.items()}
 
     def find(self, content: ContentId, gone: PackId | None = None) -> StoredContent | None:
         """A content that others are differences from, or one whose pack is gone; None where no pack holds it."""

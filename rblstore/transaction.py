@@ -15,6 +15,7 @@ from rblstore.objects.record import Record
 from rblstore.repository import AnyRecord, Store, utc_now
 from rblstore.storage.encoding import Source
 from rblstore.storage.pack_writer import AddedContent, PackWriter
+from rblstore.storage.stored_content import StoredContent
 
 
 class LogBehindError(RblError):
@@ -88,7 +89,7 @@ class Transaction:
         source: Source,
         *,
         element_width: int = 0,
-        beneath: ContentId | None = None,
+        beneath: StoredContent | None = None,
         inspect: Callable[[memoryview], None] | None = None,
     ) -> AddedContent:
         """Stores a content that can be read by ranges; it is read before this returns, and hashed and encoded after.
@@ -99,15 +100,18 @@ class Transaction:
             beneath: A stored content that it may equal, or be stored as a difference from.
             inspect: Is shown every byte once, in order, in a thread; done once the content's id is known.
         """
-        contents = self._store.contents
-        expected = base = None if beneath is None else contents.find(beneath)
-        if expected is not None and expected.bases:
+        base = beneath
+        if beneath is not None and beneath.bases:
             # A chain of differences has one link: what lies beneath is one itself, so this is one from the same base.
-            roots = sorted(expected.bases)
-            base = contents.find(roots[0]) if len(roots) == 1 else None
+            roots = sorted(beneath.bases)
+            base = self._store.contents.find(roots[0]) if len(roots) == 1 else None
         return self._contents.add_source(
-            source, element_width=element_width, expected=expected, base=base, inspect=inspect
+            source, element_width=element_width, expected=beneath, base=base, inspect=inspect
         )
+
+    def stored_of(self, contents: Iterable[ContentId]) -> dict[ContentId, StoredContent]:
+        """Those of many contents that are stored already; see :meth:`add_source`."""
+        return self._store.contents.stored_of(contents)
 
     def add_record(self, record: AnyRecord) -> RecordId:
         """Stores a record and returns its id, typed by its kind.

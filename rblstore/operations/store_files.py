@@ -198,22 +198,28 @@ def _read_tensors(
     opened.pass_by(header.raw, 0)
     added = transaction.add_content([header.raw])
     tensors = []
+    under = {span.name: beneath[span.name].content for span in header.tensors if _is_like(span, beneath.get(span.name))}
+    stored = transaction.stored_of(under.values())
     for span in header.tensors:
         nans = NanCounter(span.dtype)
-        under = beneath.get(span.name)
         tensor = transaction.add_source(
             _Span(opened, len(header.raw) + span.begin, span.end - span.begin),
             element_width=BITS[span.dtype] // 8,
-            beneath=under.content if under is not None and _is_like(span, under) else None,
+            beneath=stored.get(under[span.name]) if span.name in under else None,
             inspect=nans.update,
         )
         tensors.append(_Tensor(span, tensor, nans))
     return added, tuple(tensors)
 
 
-def _is_like(span: TensorSpan, under: StoredTensor) -> bool:
+def _is_like(span: TensorSpan, under: StoredTensor | None) -> bool:
     """Whether elements of the two correspond: equal shapes, or one with more rows than the other."""
-    return under.dtype == span.dtype and len(under.shape) == len(span.shape) and under.shape[1:] == span.shape[1:]
+    return (
+        under is not None
+        and under.dtype == span.dtype
+        and len(under.shape) == len(span.shape)
+        and under.shape[1:] == span.shape[1:]
+    )
 
 
 def _settle(transaction: Transaction, read: _Read) -> KnownFile:

@@ -50,10 +50,12 @@ _WITHOUT_BASE: Final = (PLAIN, ROTATED)
 _WITH_BASE: Final = (XOR, DIFFERENCE)
 # Elements at a time: what a transform needs stays in the cache of one core.
 _BLOCK: Final = 1 << 18
-_SAMPLE_SLICES: Final = 16
+_SAMPLE_SLICES: Final = 8
 _SAMPLE_ELEMENTS: Final = 1 << 10
 # Bits of entropy a byte above which a plane is not worth a decoder's time, by how hard the writer tries.
 _WORTH_BITS: Final = {"fast": 7.5, "max": 7.99}
+# Share of the raw bits below which a difference is taken without a look at what else there is.
+_SURELY: Final = 0.5
 # Looking for repeats must save this share of what coding the bytes alone takes, or it is not done.
 _WORTH_MATCHING: Final = 0.93
 
@@ -114,20 +116,22 @@ def encode_planes(
     view = memoryview(data).cast("B")
     values: Elements = np.frombuffer(view, dtype=f"<u{width}")
     beneath = None if base is None else _padded(base, values)
-    transforms = _WITHOUT_BASE[: 1 if width == 1 else 2] + (() if beneath is None else _WITH_BASE)
+    # Differences first: where one takes less than half, nothing else is looked at.
+    transforms = (() if beneath is None else _WITH_BASE) + _WITHOUT_BASE[: 1 if width == 1 else 2]
     slices = _sample_slices(len(values), whole=effort == "max")
     sample = np.concatenate([values[where] for where in slices])
     sample_beneath = None if beneath is None else np.concatenate([beneath[where] for where in slices])
-    best = PLAIN
-    best_bits = [8.0 * width + 1]
+    best, best_bits = PLAIN, [8.0 * width + 1]
     for transform in transforms:
+        if transform == PLAIN and sum(best_bits) < _SURELY * 8 * width:
+            break
         bits = [_entropy(plane) for plane in _split(sample, sample_beneath, transform)]
         if sum(bits) < sum(best_bits):
-            best, best_bits, sampled = transform, bits, transform
+            best, best_bits = transform, bits
     if min(best_bits) > _WORTH_BITS[effort]:
         return None
     planes = _split(values, beneath, best, room=scratch(len(view), "planes"))
-    sampled_planes = _split(sample, sample_beneath, sampled)
+    sampled_planes = _split(sample, sample_beneath, best)
     pieces = [
         _smallest(plane, few, bits, effort) for plane, few, bits in zip(planes, sampled_planes, best_bits, strict=True)
     ]
