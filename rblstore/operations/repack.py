@@ -139,6 +139,7 @@ class _Repack:
         self._plan = plan
         self._meter = Meter(progress, plan.raw)
         self._new: list[PackSummary] = []
+        self._present = set(store.packs())
         self._deltas = 0
 
     def run(self) -> RepackResult:
@@ -233,12 +234,13 @@ class _Repack:
 
     def _sweep(self, done: Iterable[PackRewrite]) -> tuple[PackId, ...]:
         """Deletes those of the old and the new packs that the catalog does not list; returns what is left of them."""
-        touched = {summary.pack for summary in self._new} | {pack for rewrite in done for pack in rewrite.packs}
         left = []
         try:
             listed = {row.pack for row in _listed(self._store)}
+            touched = set(self._store.packs()) - self._present  # also one of which no more was heard than an error
         except RblError:
             return ()  # nobody knows which are in use; they take room and do no harm
+        touched.update(pack for rewrite in done for pack in rewrite.packs)
         for pack in sorted(touched - listed):
             try:
                 self._store.backend.delete(pack_key(pack))

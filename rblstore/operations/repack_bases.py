@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import TypeAlias
+from functools import cache
+from typing import Final, TypeAlias
 
 from rblstore.objects.content_records import Behavior, Identity, StoredTensor
 from rblstore.objects.ids import CommitId, ContentId, IdentityId
@@ -11,54 +12,66 @@ from rblstore.operations.stored_models import read_checkpoint
 from rblstore.repository import Store
 
 Candidates: TypeAlias = Mapping[ContentId, Sequence[ContentId]]
+Helps: TypeAlias = Callable[[ContentId, ContentId], bool]
 _Tensors: TypeAlias = Mapping[str, StoredTensor]
 
+# Of identities that nothing connects, how many a tensor is compared with.
+_MOST_COMPARED: Final = 4
 
-def base_candidates(store: Store, bases: Set[str]) -> Candidates:
+
+class BaseCandidates:
     """What each content may be stored as a difference from, best first.
 
     1. Where a behavior replaces a tensor by one that is like it: what it replaces.
-    2. Where a commit replaces its parent's identity: the tensors of that name in the earlier one of the two.
-    3. Where identities that nothing connects have like tensors of one name: the one that something else stands on
-       already, else that of the identity committed first.
+    2. Where a commit replaces its parent's identity: the tensor of that name in the earlier one of the two.
+    3. Where identities that nothing connects have like tensors of one name: those that something else stands on
+       already, then those of the identities committed before; at most four.
 
-    Like means of one element type, and of shapes that differ in the number of rows at most. Earlier means nearer to a
-    root of the graph, then of an earlier time.
+    Like means of one element type, and of shapes that differ in the number of rows at most. Before and earlier mean
+    nearer to a root of the graph, then of an earlier time.
 
     Args:
-        store: The repository.
-        bases: What is the base of something already.
+        store: The repository, whose records are read at once.
 
     Raises:
         CorruptError: A record is missing or damaged.
     """
-    found: dict[ContentId, dict[ContentId, None]] = {}
 
-    def offer(tensor: StoredTensor, beneath: StoredTensor) -> None:
+    def __init__(self, store: Store) -> None:
+        self._offered: dict[ContentId, dict[ContentId, None]] = {}
+        for tensor, beneath in _replaced_tensors(store):
+            self._offer(tensor, beneath)
+        self._replaced = {beneath for offered in self._offered.values() for beneath in offered}
+        identities, replacements = _identities(store)
+        tensors: dict[IdentityId, _Tensors] = {
+            identity: read_checkpoint(store, store.record(identity, Identity).files).tensors for identity in identities
+        }
+        for later, earlier in replacements:
+            for name, tensor in tensors[later].items():
+                if (under := tensors[earlier].get(name)) is not None:
+                    self._offer(tensor, under)
+        alike: dict[tuple[object, ...], dict[ContentId, None]] = {}
+        for identity in identities:
+            for name, tensor in tensors[identity].items():
+                key = (name, tensor.dtype, len(tensor.shape), tensor.shape[1:])
+                alike.setdefault(key, {})[tensor.content] = None
+        self._alike = [tuple(group) for group in alike.values() if len(group) > 1]
+
+    def _offer(self, tensor: StoredTensor, beneath: StoredTensor) -> None:
         if tensor.content != beneath.content and is_like(tensor, beneath):
-            found.setdefault(tensor.content, {})[beneath.content] = None
+            self._offered.setdefault(tensor.content, {})[beneath.content] = None
 
-    for tensor, beneath in _replaced_tensors(store):
-        offer(tensor, beneath)
-    stood_on = bases | {beneath for offered in found.values() for beneath in offered}
-    identities, replacements = _identities(store)
-    tensors: dict[IdentityId, _Tensors] = {
-        identity: read_checkpoint(store, store.record(identity, Identity).files).tensors for identity in identities
-    }
-    for later, earlier in replacements:
-        for name, tensor in tensors[later].items():
-            if (under := tensors[earlier].get(name)) is not None:
-                offer(tensor, under)
-    alike: dict[tuple[object, ...], dict[ContentId, StoredTensor]] = {}
-    for identity in identities:
-        for name, tensor in tensors[identity].items():
-            key = (name, tensor.dtype, len(tensor.shape), tensor.shape[1:])
-            alike.setdefault(key, {}).setdefault(tensor.content, tensor)
-    for group in alike.values():
-        first = next((content for content in group if content in stood_on), next(iter(group)))
-        for tensor in group.values():
-            offer(tensor, group[first])
-    return {content: tuple(offered) for content, offered in found.items()}
+    def beside(self, bases: Set[ContentId]) -> Candidates:
+        """The candidates, where these contents are the bases of something."""
+        found = {content: dict(offered) for content, offered in self._offered.items()}
+        for group in self._alike:
+            stood_on = [content for content in group if content in bases or content in self._replaced]
+            for number, content in enumerate(group):
+                compared = [*stood_on, *group[: min(number, _MOST_COMPARED)]]
+                found.setdefault(content, {}).update(dict.fromkeys(compared[:_MOST_COMPARED]))
+        return {
+            content: tuple(base for base in offered if base != content) for content, offered in sorted(found.items())
+        }
 
 
 def is_like(tensor: StoredTensor, under: StoredTensor) -> bool:
@@ -105,17 +118,37 @@ def _identities(store: Store) -> tuple[list[IdentityId], list[tuple[IdentityId, 
 
 
 def choose_bases(
-    candidates: Candidates, settled: Mapping[ContentId, ContentId | None], helps: Callable[[ContentId, ContentId], bool]
+    candidates: Callable[[Set[ContentId]], Candidates],
+    stored: Mapping[ContentId, ContentId],
+    helps: Helps,
 ) -> dict[ContentId, ContentId]:
     """A base for every content that is better stored as a difference. No base has one itself.
 
-    What a content is chosen for is decided before the content, so that where a candidate becomes a difference, its base
-    is taken in its stead; what only a cycle would decide is passed over.
+    Asked again, with what was chosen stored, it chooses nothing.
 
     Args:
-        candidates: See :func:`base_candidates`.
-        settled: What is stored as a difference already, with its base; and what others are differences from, with None.
+        candidates: What may be a base of what, where some contents are bases already.
+        stored: What is stored as a difference already, with its base.
         helps: Whether one content takes fewer bytes as a difference from another.
+    """
+    helps = cache(helps)
+    chosen: dict[ContentId, ContentId] = {}
+    while True:
+        together = {**stored, **chosen}
+        bases = set(together.values())
+        more = _choose(candidates(bases), {**dict.fromkeys(bases), **together}, helps)
+        if not more:
+            return chosen
+        chosen.update(more)
+
+
+def _choose(
+    candidates: Candidates, settled: Mapping[ContentId, ContentId | None], helps: Helps
+) -> dict[ContentId, ContentId]:
+    """Goes through the candidates once.
+
+    What a content is chosen for is decided before the content, so that where a candidate becomes a difference, its base
+    is taken in its stead; what only a circle would decide is passed over.
     """
     bases = dict(settled)
     chosen: dict[ContentId, ContentId] = {}

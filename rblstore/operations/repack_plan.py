@@ -11,7 +11,7 @@ from rblstore.errors import CorruptError
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackKind
 from rblstore.operations.progress import Meter, Progress
-from rblstore.operations.repack_bases import base_candidates, choose_bases
+from rblstore.operations.repack_bases import BaseCandidates, choose_bases
 from rblstore.repository import Store
 from rblstore.storage.codecs import DELTA, RAW, ZSTD, encode_frame
 from rblstore.storage.pack_bases import bases_of
@@ -179,10 +179,6 @@ def _choose_copies(store: Store, found: _Found) -> None:
 def _choose_deltas(
     store: Store, compression: Compression, stored_bases: Mapping[ContentId, tuple[str, ...]]
 ) -> dict[ContentId, ContentId]:
-    beneath_some = {ContentId(base) for bases in stored_bases.values() for base in bases}
-    settled: dict[ContentId, ContentId | None] = dict.fromkeys(beneath_some)
-    settled.update((content, ContentId(bases[0])) for content, bases in stored_bases.items())
-
     def helps(content: ContentId, base: ContentId) -> bool:
         stored, beneath = store.contents.find(content), store.contents.find(base)
         if stored is None or beneath is None or stored.bases or beneath.bases:
@@ -190,7 +186,8 @@ def _choose_deltas(
         entry = stored.frames[0]
         return entry.element_width in WIDTHS and _shrinks(stored, entry, compression, beneath)
 
-    return choose_bases(base_candidates(store, beneath_some), settled, helps)
+    already = {content: ContentId(bases[0]) for content, bases in stored_bases.items()}
+    return choose_bases(BaseCandidates(store).beside, already, helps)
 
 
 def _shrinks(stored: StoredContent, entry: FrameEntry, compression: Compression, base: StoredContent | None) -> bool:

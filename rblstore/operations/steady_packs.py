@@ -25,18 +25,20 @@ def while_packs_stay(store: Store, look: Callable[[], T]) -> T:
         CorruptError: A pack is missing that nothing has replaced.
     """
     for _ in range(_TRIES - 1):
-        before = _listed(store)
+        before = _packs(store)
         try:
             found = look()
         except MissingObjectError:
-            if before <= _listed(store):
+            if before <= _packs(store):
                 raise
         else:
-            if before <= _listed(store):
+            if before <= _packs(store):
                 return found
     return look()
 
 
-def _listed(store: Store) -> set[PackId]:
+def _packs(store: Store) -> set[tuple[PackId, str]]:
+    """Those that the catalog lists, and those that are there: a repack takes from the one, then from the other."""
     with store.catalog.read() as reader:
-        return {row.pack for row in reader.packs()}
+        listed = {(row.pack, "listed") for row in reader.packs()}
+    return listed | {(pack, "there") for pack in store.packs()}

@@ -32,6 +32,18 @@ def write_checkpoint(folder: Path, size: int, seed: int) -> Path:
     return folder
 
 
+def write_tuned(folder: Path, base: Path, seed: int) -> Path:
+    """Writes a fine-tune of a checkpoint: some of its bytes one step up."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes((base / "config.json").read_bytes())
+    data = bytearray((base / "model.safetensors").read_bytes())
+    first = 8 + int.from_bytes(data[:8], "little")
+    for at in random.Random(seed).sample(range(first, len(data)), (len(data) - first) // 20):
+        data[at] = (data[at] + 1) % 256
+    (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
 def digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a checkout but its manifest."""
     return {

@@ -2,8 +2,9 @@
 
     python worker.py MODE STORE FOLDER
 
-MODE is ``small`` (commits of a few kilobytes), ``large`` (commits of 30 MB) or ``checkout`` (of the last commit). Each
-line is one acknowledgement, written straight to the pipe, so that it cannot be lost in a buffer with the process.
+MODE is ``small`` (commits of a few kilobytes), ``large`` (commits of 30 MB), ``checkout`` (of the last commit) or
+``repack`` (there and back). Each line is one acknowledgement, written straight to the pipe, so that it cannot be lost
+in a buffer with the process.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ def work(mode: str, store: Path, folder: Path) -> None:
                 target = folder / f"out{number}"
                 repo.checkout("HEAD", target)
                 say(target.name)
+            elif mode == "repack":
+                repo.repack(compression=("fast", "none")[number % 2])
+                say(f"{number}")
             else:
                 seed = os.getpid() * 1000 + number
                 source = write_checkpoint(folder / f"{seed}", BYTES[mode], seed)

@@ -160,6 +160,32 @@ def test_what_something_stands_on_is_the_base_although_it_came_later(repo: Any, 
     assert base_of(repo, fine) == base_of(repo, more) == {content(base)}
 
 
+def test_each_family_has_its_base(repo: Any, tmp_path: Path) -> None:
+    first, second = weights(1), weights(2)
+    members = {"a": first, "b": second, "b-tuned": tuned(second, 5), "a-tuned": tuned(first, 6)}
+    for name, values in members.items():
+        orphan(repo, name, model(tmp_path / name, values))
+    assert check(repo).deltas == 2
+    assert base_of(repo, members["a-tuned"]) == {content(first)}
+    assert base_of(repo, members["b-tuned"]) == {content(second)}
+
+
+def test_a_commit_knows_what_another_process_repacked(repo: Any, tmp_path: Path) -> None:
+    """What it found without a base before is a difference by now, and can be nobody's base."""
+    fine, base = weights(1), tuned(weights(1), 2)
+    repo.commit("ft", identity=model(tmp_path / "ft", fine), compression="none")
+    orphan(repo, "base", model(tmp_path / "base", base))
+    repo.create_branch("other")
+    repo.commit("two", identity=model(tmp_path / "two", tuned(base, 3)), compression="none")
+    assert repo._store.contents.find(content(base)).bases == set()
+    with rblstore.open(tmp_path / "store") as process:
+        process.repack(compression="fast")
+        assert base_of(process, base) == {content(fine)}
+    repo.commit("three", identity=model(tmp_path / "three", tuned(base, 4)), branch="other", compression="fast")
+    assert repo.fsck(full=True).damages == ()
+    assert base_of(repo, tuned(base, 4)) == {content(fine)}
+
+
 def test_a_base_with_fewer_rows(repo: Any, tmp_path: Path) -> None:
     base = weights(1)
     larger = np.concatenate([tuned(base, 2), weights(5, rows=8)])
