@@ -35,14 +35,11 @@ def test_repack_there_and_back(story: Story) -> None:
 
 
 def test_one_commit_has_a_policy_of_its_own(story: Story, tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    run("-C", tmp_path / "store", "init")
-    other = Story(tmp_path / "store", story.models)
+    other, again = Story(tmp_path / "other", story.models), Story(tmp_path / "again", story.models)
+    for store in (other.store, again.store):
+        run("init", store)
     document = other.json("commit", "-m", "base", "--identity", story.models / "base", "--compression", "none")
     assert document["stored_bytes"] == document["new_bytes"]
-    again = Story(tmp_path / "again", story.models)
-    (tmp_path / "again").mkdir()
-    again.ok("init")
     smaller = again.json("commit", "-m", "base", "--identity", story.models / "base", "--compression", "max")
     assert smaller["identity"] == document["identity"]
     assert smaller["stored_bytes"] < document["stored_bytes"]
