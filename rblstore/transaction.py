@@ -105,6 +105,7 @@ class Transaction:
             # A chain of differences has one link: what lies beneath is one itself, so this is one from the same base.
             roots = sorted(beneath.bases)
             base = self._store.contents.find(roots[0]) if len(roots) == 1 else None
+            base = None if base is None or base.bases else base
         return self._contents.add_source(
             source, element_width=element_width, expected=beneath, base=base, inspect=inspect
         )

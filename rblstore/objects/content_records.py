@@ -332,6 +332,8 @@ class Behavior(Record):
                 check_path(ground.target)
         if behavior.form == "adapter" and any(effect.action == "removes" for effect in behavior.effects):
             raise InputError("behavior record: an adapter removes nothing")
+        if behavior.form == "overlay" and any(effect.action == "modifies" for effect in behavior.effects):
+            raise InputError("behavior record: an overlay modifies nothing, it replaces")
         return behavior
 
     @property

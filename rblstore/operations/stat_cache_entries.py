@@ -3,7 +3,7 @@
 An entry is believed where all of this holds:
 
 - size, modification time, change time, inode and device of the file are those that it had when it was read;
-- both times lay before the beginning of that reading by more than :data:`MARGIN_NS`. A file written within the tick of
+- both times lay before the beginning of that reading by more than a margin. A file written within the tick of
   the clock in which it was read keeps its times; git calls such an entry racy;
 - the reading lies in the past. So neither time is in the future, and no clock was set back since.
 """
@@ -22,8 +22,10 @@ from rblstore.objects.canonical import decode_json, encode_json
 from rblstore.objects.content_records import FileManifest
 from rblstore.objects.ids import ContentId, FileManifestId
 
-# The coarsest clock of a file system that is about: FAT counts in two seconds.
+# The coarsest clock of a file system that is about: FAT counts in two seconds. Where times have fractions of a second,
+# the clock is that of the system, whose ticks are of ten milliseconds at most.
 MARGIN_NS: Final = 2_000_000_000
+FINE_MARGIN_NS: Final = 50_000_000
 MAX_ENTRIES: Final = 20_000
 MAX_BYTES: Final = 16 << 20
 NOTES_BYTES: Final = 16 << 10
@@ -65,7 +67,8 @@ class FileStamp:
 
     def settled_before(self, read_ns: int) -> bool:
         """Whether a change after a reading that began then would show in the stamp."""
-        return max(self.mtime_ns, self.ctime_ns) + MARGIN_NS < read_ns
+        fine = self.ctime_ns % 1_000_000_000 != 0
+        return max(self.mtime_ns, self.ctime_ns) + (FINE_MARGIN_NS if fine else MARGIN_NS) < read_ns
 
 
 @dataclass(frozen=True)

@@ -44,12 +44,13 @@ class StoredFiles:
 class _OpenFile:
     """Reads of one file by pread, hashing the whole file as its bytes come by for the first time."""
 
-    def __init__(self, descriptor: int, stage: str, meter: Meter) -> None:
+    def __init__(self, descriptor: int, stage: str, meter: Meter, *, whole: bool) -> None:
         self._descriptor = descriptor
         self._stage = stage
         self._meter = meter
-        self._hashed = 0
-        self._digest = hashlib.sha256()
+        self._passed = 0
+        # A file that is one content is hashed as that.
+        self._digest = None if whole else hashlib.sha256()
 
     def at(self, offset: int, length: int) -> bytes:
         """Bytes of a range, not hashed."""
@@ -62,13 +63,16 @@ class _OpenFile:
 
     def pass_by(self, data: memoryview | bytes, offset: int) -> None:
         """Hashes bytes that follow what was hashed last; what is read again was hashed before."""
-        if offset == self._hashed:
-            self._digest.update(data)
-            self._hashed += len(data)
+        if offset == self._passed:
+            if self._digest is not None:
+                self._digest.update(data)
+            self._passed += len(data)
             self._meter.add(self._stage, len(data))
 
     def digest(self) -> ContentId:
-        """SHA-256 of the whole file, once all of it has come by."""
+        """SHA-256 of a file of several contents, once all of it has come by."""
+        if self._digest is None:
+            raise ValueError("a file kept whole has the digest of its content")
         return ContentId(self._digest.hexdigest())
 
 
@@ -94,6 +98,15 @@ class _Tensor:
 
 
 @dataclass(frozen=True)
+class _Tensors:
+    """A safetensors file on its way into the store."""
+
+    sha256: ContentId
+    header: AddedContent
+    tensors: tuple[_Tensor, ...]
+
+
+@dataclass(frozen=True)
 class _Read:
     """A file that was read, and whose contents may not be hashed yet."""
 
@@ -101,10 +114,7 @@ class _Read:
     path: str
     stamp: FileStamp
     read_ns: int
-    sha256: ContentId | None
-    whole: AddedContent | None
-    header: AddedContent | None
-    tensors: tuple[_Tensor, ...]
+    found: AddedContent | _Tensors
 
 
 def changed_meanwhile(path: Path) -> SourceChangedError:
@@ -175,17 +185,16 @@ def _look_or_read(
         if known is not None and (known.record is not None) == safetensors:
             meter.add(f"known {file.path}", stamp.size)
             return known
-        opened = _OpenFile(descriptor, f"reading {file.path}", meter)
+        opened = _OpenFile(descriptor, f"reading {file.path}", meter, whole=not safetensors)
+        found: AddedContent | _Tensors
         if safetensors:
             header = read_header(opened.at, stamp.size, name=file.path)
             found = _read_tensors(transaction, opened, header, beneath)
-            read = _Read(path, file.path, stamp, read_ns, opened.digest(), None, *found)
         else:
-            whole = transaction.add_source(_Span(opened, 0, stamp.size))
-            read = _Read(path, file.path, stamp, read_ns, None, whole, None, ())
+            found = transaction.add_source(_Span(opened, 0, stamp.size))
         if FileStamp.of(os.fstat(descriptor)) != stamp:
             raise changed_meanwhile(path)
-        return read
+        return _Read(path, file.path, stamp, read_ns, found)
     except SourceChangedError as error:
         raise changed_meanwhile(path) from error
     finally:
@@ -194,7 +203,7 @@ def _look_or_read(
 
 def _read_tensors(
     transaction: Transaction, opened: _OpenFile, header: SafetensorsHeader, beneath: Mapping[str, StoredTensor]
-) -> tuple[AddedContent, tuple[_Tensor, ...]]:
+) -> _Tensors:
     opened.pass_by(header.raw, 0)
     added = transaction.add_content([header.raw])
     tensors = []
@@ -209,7 +218,7 @@ def _read_tensors(
             inspect=nans.update,
         )
         tensors.append(_Tensor(span, tensor, nans))
-    return added, tuple(tensors)
+    return _Tensors(opened.digest(), added, tuple(tensors))
 
 
 def _is_like(span: TensorSpan, under: StoredTensor | None) -> bool:
@@ -224,18 +233,17 @@ def _is_like(span: TensorSpan, under: StoredTensor | None) -> bool:
 
 def _settle(transaction: Transaction, read: _Read) -> KnownFile:
     """What a file is, once everything in it has been hashed."""
-    if read.whole is not None or read.header is None or read.sha256 is None:
-        sha256 = read.sha256 if read.whole is None else read.whole.content
-        assert sha256 is not None
-        return KnownFile(sha256, read.stamp.size)
+    found = read.found
+    if isinstance(found, AddedContent):
+        return KnownFile(found.content, read.stamp.size)
     tensors = tuple(
         NamedTensor(tensor.span.name, StoredTensor(tensor.span.dtype, tensor.span.shape, tensor.added.content))
-        for tensor in read.tensors
+        for tensor in found.tensors
     )
-    manifest = FileManifest(read.header.content, tensors)
-    with_nan = [(tensor.span.name, tensor.nans.count) for tensor in read.tensors if tensor.nans.count]
+    manifest = FileManifest(found.header.content, tensors)
+    with_nan = [(tensor.span.name, tensor.nans.count) for tensor in found.tensors if tensor.nans.count]
     notes = [f"{name} holds {count} NaN" for name, count in with_nan[:_NOTES]]
     if len(with_nan) > _NOTES:
         notes.append(f"{len(with_nan) - _NOTES} more tensors hold NaN")
     manifest_id = FileManifestId(transaction.add_record(manifest))
-    return KnownFile(read.sha256, read.stamp.size, manifest_id, tuple(notes), manifest)
+    return KnownFile(found.sha256, read.stamp.size, manifest_id, tuple(notes), manifest)

@@ -276,7 +276,12 @@ class EncodingPipeline:
         length = min(self._frame_bytes, source.size - start)
         rooms = self._take_rooms(length)
         view = memoryview(rooms[0])[:length]
-        source.read_into(view, start)
+        try:
+            source.read_into(view, start)
+        except BaseException:
+            for room in rooms:
+                self._rooms.give(room)
+            raise
         return Frame(start, view, *rooms)
 
     def _take_rooms(self, length: int) -> list[Room]:

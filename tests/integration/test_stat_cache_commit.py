@@ -192,12 +192,12 @@ def test_rehash_reads_everything(repo: Any, base: Path, reads: Reads, by: str) -
     assert reads.of(base / WEIGHTS) == 0
 
 
-@pytest.mark.parametrize(("seconds", "known"), [(1, False), (3, True)])
+@pytest.mark.parametrize(("milliseconds", "known"), [(20, False), (3000, True)])
 def test_a_file_written_just_before_it_was_read_is_read_again(
-    repo: Any, base: Path, reads: Reads, monkeypatch: pytest.MonkeyPatch, seconds: int, known: bool
+    repo: Any, base: Path, reads: Reads, monkeypatch: pytest.MonkeyPatch, milliseconds: int, known: bool
 ) -> None:
     written = (base / WEIGHTS).stat().st_ctime_ns
-    monkeypatch.setattr(time, "time_ns", lambda: written + seconds * 10**9)
+    monkeypatch.setattr(time, "time_ns", lambda: written + milliseconds * 10**6)
     repo.commit("base", identity=base)
     monkeypatch.setattr(time, "time_ns", lambda: written + HOUR_NS)
     reads.tails.clear()

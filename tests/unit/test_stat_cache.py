@@ -23,12 +23,20 @@ from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import ContentId, FileManifestId
 from rblstore.operations import adapter_base, stat_cache, stat_cache_entries
 from rblstore.operations.stat_cache import FileStamp, KnownFile, StatCache
-from rblstore.operations.stat_cache_entries import MARGIN_NS, Entry, encode_entries, parse_entries, path_key
+from rblstore.operations.stat_cache_entries import (
+    FINE_MARGIN_NS,
+    MARGIN_NS,
+    Entry,
+    encode_entries,
+    parse_entries,
+    path_key,
+)
 from rblstore.repository import Store
 from rblstore.storage import durable
 
 WEIGHTS = "model.safetensors"
-HOUR_NS = 3600 * 10**9
+SECOND_NS = 1_000_000_000
+HOUR_NS = 3600 * SECOND_NS
 
 
 @dataclass
@@ -152,12 +160,26 @@ def test_a_file_is_known_by_whatever_path_leads_to_it(case: Case, monkeypatch: p
 
 @pytest.mark.parametrize("field", ["mtime_ns", "ctime_ns"])
 @pytest.mark.parametrize(
-    ("age", "believed"), [(MARGIN_NS + 1, True), (MARGIN_NS, False), (0, False), (-HOUR_NS, False)]
+    ("old", "age", "believed"),
+    [
+        # A clock of whole seconds: FAT's, which counts in twos.
+        (HOUR_NS, MARGIN_NS + SECOND_NS, True),
+        (HOUR_NS, MARGIN_NS, False),
+        (HOUR_NS, 0, False),
+        (HOUR_NS, -HOUR_NS, False),
+        # A clock that has fractions ticks every few milliseconds.
+        (HOUR_NS + 1, FINE_MARGIN_NS + 1, True),
+        (HOUR_NS + 1, FINE_MARGIN_NS, False),
+        (HOUR_NS + 1, 0, False),
+    ],
 )
-def test_both_times_lie_well_before_the_reading(case: Case, field: str, age: int, believed: bool) -> None:
+def test_both_times_lie_well_before_the_reading(case: Case, field: str, old: int, age: int, believed: bool) -> None:
     path = case.base / WEIGHTS
-    old = replace(stamp_of(path), mtime_ns=case.read_ns - HOUR_NS, ctime_ns=case.read_ns - HOUR_NS)
-    stamp = replace(old, **{field: case.read_ns - age})
+    case.read_ns -= case.read_ns % SECOND_NS
+    stamp = replace(stamp_of(path), mtime_ns=case.read_ns - old, ctime_ns=case.read_ns - old)
+    stamp = replace(stamp, **{field: case.read_ns - age})
+    if field == "ctime_ns" and old % SECOND_NS and not age % SECOND_NS:
+        stamp = replace(stamp, ctime_ns=stamp.ctime_ns - 1)
     cache = case.cache()
     cache.remember(path, stamp, case.read_ns, known(identity_files(case.store)[WEIGHTS]))
     cache.save()
