@@ -356,7 +356,10 @@ def test_damage_is_an_error_and_changes_nothing(repo: Any, tmp_path: Path, compr
     assert list((tmp_path / "store" / ".rbl" / "tmp").iterdir()) == []
 
 
-def test_the_whole_copy_is_not_dropped_for_a_damaged_one(repo: Any, tmp_path: Path) -> None:
+def test_the_whole_copy_is_not_dropped_for_a_damaged_one(
+    repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repack_plan, "SMALL_BYTES", 0)  # so that the damaged one stays where it is
     repo.commit("base", identity=model(tmp_path / "base", weights(1)), compression="none")
     store = repo._store
     good = packs(repo)
