@@ -106,10 +106,10 @@ class Contents:
     def find(self, content: ContentId, gone: PackId | None = None) -> StoredContent | None:
         """A content that others are differences from, or one whose pack is gone; None where no pack holds it."""
         kept = self._found.get(content)
-        if kept is not None and kept.location.pack != gone:
+        # What was a difference may be none since another process repacked, and others differences from it.
+        if kept is not None and kept.location.pack != gone and not kept.bases:
             return kept
-        with self._catalog.read() as reader:
-            locations = [location for location in reader.all_locations(content) if location.pack != gone]
+        locations = self._locations(content, gone)
         if not locations:
             return None
         copies = (self.pack(location.pack).stored(location) for location in locations)
@@ -120,6 +120,20 @@ class Contents:
             self._found.clear()
         self._found[content] = found
         return found
+
+    def _locations(self, content: ContentId, gone: PackId | None) -> list[ContentLocation]:
+        """Every copy of a content; where one pack was found gone, those in packs that are there."""
+        from rblstore.storage.pack_format import pack_key
+
+        passed_over = {gone}
+        while True:
+            with self._catalog.read() as reader:
+                locations = [at for at in reader.all_locations(content) if at.pack not in passed_over]
+            # Packs may all be gone, and each would be looked for in the others without end.
+            there = [at for at in locations if gone is None or self._backend.exists(pack_key(at.pack))]
+            if there or not locations:
+                return there
+            passed_over.update(at.pack for at in locations)  # gone since the catalog was asked, which knows better now
 
     def read(self, contents: Iterable[StoredContent]) -> Iterator[memoryview]:
         """The bytes of contents, one after the other; each digest is compared before the content's last piece comes.

@@ -124,17 +124,18 @@ def holds(engine: Engine, path: str, content: str) -> bool:
     Raises:
         CatalogBusyError, CatalogDamagedError, CatalogFailedError: As for :func:`translating`.
     """
-    with translating(path):
+    # The driver's own errors come out of the pool, and not the toolkit's.
+    try:
         connection = engine.raw_connection()
         try:
             # Through the pool alone this takes a fraction of what building, compiling and beginning takes.
             cursor = connection.cursor()
             cursor.execute("SELECT 1 FROM contents WHERE content = ? LIMIT 1", (content,))
             return cursor.fetchone() is not None
-        except sqlite3.Error as error:
-            raise translated(error, path) from error
         finally:
             connection.close()
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
 
 
 def translated(cause: BaseException | None, path: str) -> RblError:

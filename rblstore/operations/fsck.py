@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rblstore.catalog.writer import subjects_of
@@ -20,6 +20,7 @@ from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
 from rblstore.operations.stored_models import check_members, members, read_checkpoint, view_identity
 from rblstore.repository import Store
+from rblstore.storage.pack_bases import bases_of
 from rblstore.storage.pack_check import check_pack
 
 
@@ -86,6 +87,7 @@ class _Check:
         self.bad_contents: dict[str, str] = {}
         self.lost: dict[str, tuple[str, ...]] = {}
         self.unlisted: set[str] = set()
+        self.differences: dict[str, list[str]] = {}
 
     def damage(self, object: str, kind: str, problem: str, hint: str) -> None:
         self.damages.append(FsckDamage(object, kind, problem, (), hint))
@@ -140,6 +142,9 @@ class _Check:
             if index.contents_of_pack(pack) != list(summary.locations):
                 self.damage(pack, "catalog", "the catalog misplaces what is in this pack", _REINDEX)
         if summary.kind != "R":
+            for content, bases in bases_of(self._store.backend, reader.footer()).items():
+                for base in bases:
+                    self.differences.setdefault(base, []).append(content)
             return
         for location in summary.locations:
             if location.content in self.bad_contents:
@@ -167,6 +172,17 @@ class _Check:
                         + (" that the catalog knows" if unlisted else ""),
                         _REINDEX if unlisted else _COPY,
                     )
+
+        for base in self.differences.keys() - self.contents - self.bad_contents.keys():
+            content = ContentId(self.differences[base][0])
+            unlisted = base in self.unlisted
+            self.damage(
+                base,
+                "reference",
+                f"content {content.short} is stored as a difference from this content, and it is in no pack"
+                + (" that the catalog knows" if unlisted else ""),
+                _REINDEX if unlisted else _COPY,
+            )
 
     def check_refs(self) -> None:
         with self._store.catalog.read() as reader:
@@ -279,7 +295,7 @@ class _Check:
 
     def name_needs(self) -> None:
         """Says which files, behaviors and commits need each damaged content."""
-        needs = _Needs(self.records)
+        needs = _Needs(self.records, self.differences)
         self.damages = [
             damage
             if damage.kind not in ("content", "pack", "reference", "record")
@@ -291,8 +307,9 @@ class _Check:
 class _Needs:
     """Who refers to what, backwards."""
 
-    def __init__(self, records: dict[RecordId, Record]) -> None:
+    def __init__(self, records: dict[RecordId, Record], differences: Mapping[str, Iterable[str]]) -> None:
         self._records = records
+        self._differences = differences
         self._users: dict[str, list[RecordId]] = {}
         for record_id, record in records.items():
             for target, _ in _references(record):
@@ -301,6 +318,7 @@ class _Needs:
     def of(self, damaged: Iterable[str]) -> tuple[str, ...]:
         words: list[str] = []
         queue = deque(damaged)
+        queue.extend([content for base in queue for content in self._differences.get(base, ())])
         seen, tensors = set(queue), 0
         while queue and len(words) < _NEEDS:
             target = queue.popleft()

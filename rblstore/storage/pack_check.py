@@ -56,7 +56,8 @@ def check_pack(backend: Backend, pack: PackId, *, full: bool, find: Find | None 
             else:
                 _check_frames(reader, location)
         except CorruptContentError as error:
-            yield Damage(pack, location.content, error.why)
+            # What is damaged may be its base, which the message names.
+            yield Damage(pack, location.content, error.why if error.content == location.content else error.message)
         except (CorruptError, ReadError, UnknownCodecError) as error:
             yield Damage(pack, location.content, error.message)
 

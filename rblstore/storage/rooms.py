@@ -15,8 +15,8 @@ Room = mmap.mmap
 
 
 def make_room(length: int) -> Room:
-    """A buffer of at least that many bytes, zero at first."""
-    return mmap.mmap(-1, max(length, 1))
+    """A buffer of at least that many bytes, zero at first; a forked process gets a copy of its own."""
+    return mmap.mmap(-1, max(length, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def scratch(length: int, purpose: str) -> memoryview:

@@ -1,0 +1,132 @@
+"""Contents found through the catalog, while packs are replaced, are lost, or rot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from storage_samples import noise, nudged, sha256, weights
+
+import rblstore
+from rblstore.catalog.engine import CatalogFailedError
+from rblstore.objects.ids import PackId
+from rblstore.storage.backend import MissingObjectError
+from rblstore.storage.pack_format import pack_key
+from rblstore.storage.pack_writer import PackWriter
+from rblstore.storage.rooms import scratch
+
+BASE = weights(4096)
+FINE = nudged(BASE)
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Any:
+    with rblstore.init(tmp_path / "store") as opened:
+        yield opened
+
+
+def write(repo: Any, *contents: bytes, base: bytes | None = None) -> PackId:
+    """A pack that the catalog lists, whatever is stored already."""
+    store = repo._store
+    beneath = None if base is None else store.contents.stored([sha256(base)])[0]
+    with PackWriter(store.backend, "C", is_stored=lambda content: False) as writer:
+        for data in contents:
+            source = type("Source", (), {"size": len(data), "read_into": staticmethod(_reads(data))})()
+            writer.add_source(source, element_width=2, base=beneath)
+        summary = writer.finish()
+    assert summary is not None
+    with store.catalog.write() as index:
+        index.add_pack(summary)
+    return summary.pack
+
+
+def _reads(data: bytes) -> Callable[[memoryview, int], None]:
+    def read_into(out: memoryview, start: int) -> None:
+        out[:] = data[start : start + len(out)]
+
+    return read_into
+
+
+def test_a_content_whose_packs_are_all_gone_is_missing(repo: Any) -> None:
+    store = repo._store
+    for pack in (write(repo, BASE, noise(10, 1)), write(repo, BASE, noise(10, 2))):
+        store.backend.delete(pack_key(pack))
+    with pytest.raises(MissingObjectError):
+        store.contents.read_small(sha256(BASE), len(BASE))
+    with pytest.raises(MissingObjectError):
+        store.contents.find(sha256(BASE))
+
+
+def test_a_copy_that_is_left_is_found(repo: Any) -> None:
+    store = repo._store
+    lost = write(repo, BASE, noise(10, 1))
+    write(repo, BASE, noise(10, 2))
+    store.backend.delete(pack_key(lost))
+    assert store.contents.read_small(sha256(BASE), len(BASE)) == BASE
+
+
+def test_what_was_a_difference_serves_as_a_base_once_it_is_none(repo: Any) -> None:
+    store = repo._store
+    write(repo, BASE)
+    old = write(repo, FINE, base=BASE)
+    assert store.contents.find(sha256(FINE)).bases == {sha256(BASE)}
+    # What another process does: the difference is stored whole, and something else becomes a difference from it.
+    with PackWriter(store.backend, "C", is_stored=lambda content: False) as writer:
+        writer.add_bytes(FINE, element_width=2)
+        summary = writer.finish()
+    assert summary is not None
+    with store.catalog.write() as index:
+        index.add_pack(summary)
+        index.forget_packs([old])
+    store.backend.delete(pack_key(old))
+    finer = nudged(FINE, 2)
+    write(repo, finer, base=FINE)
+    assert store.contents.stored([sha256(finer)])[0].bases == {sha256(FINE)}
+    assert store.contents.read_small(sha256(finer), len(finer)) == finer
+
+
+def test_a_catalog_that_is_gone_is_typed(repo: Any) -> None:
+    repo._store.catalog.path.unlink()
+    with pytest.raises(CatalogFailedError):
+        repo._store.has(sha256(BASE))
+
+
+def test_a_base_that_no_pack_holds_is_named(repo: Any, tmp_path: Path) -> None:
+    store = repo._store
+    lost = write(repo, BASE)
+    write(repo, FINE, base=BASE)
+    assert repo.fsck().damages == ()
+    store.backend.delete(pack_key(lost))
+    repo.close()
+    rblstore.reindex(tmp_path / "store")
+    with rblstore.open(tmp_path / "store") as again:
+        (damage,) = again.fsck().damages
+    assert (damage.object, damage.kind) == (sha256(BASE), "reference")
+    assert sha256(FINE)[:8] in damage.problem
+
+
+def test_a_base_that_rotted_is_what_a_full_check_blames(repo: Any) -> None:
+    pack = write(repo, BASE)
+    write(repo, FINE, base=BASE)
+    path = repo._store.folder / pack_key(pack)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+    problems = {damage.object: damage.problem for damage in repo.fsck(full=True).damages}
+    assert problems.keys() == {sha256(BASE), sha256(FINE)}
+    assert sha256(BASE) in problems[sha256(FINE)]
+
+
+def test_a_forked_process_has_scratch_memory_of_its_own() -> None:
+    mine = scratch(100, "fork")
+    mine[0] = 1
+    child = os.fork()
+    if child == 0:
+        scratch(100, "fork")[0] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert mine[0] == 1
