@@ -430,7 +430,9 @@ main(sys.argv[1:])
 def test_a_limit_of_the_system(story: Story) -> None:
     before = story.state()
     done = _python(
-        FILE_TOO_LARGE, "-C", story.store, "commit", "-m", "x", "--identity", story.models / "tuned", "--json"
+        FILE_TOO_LARGE,
+        *("-C", story.store, "commit", "-m", "x", "--json", "--compression", "none"),
+        *("--identity", story.models / "tuned"),
     )
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["exit_code"] == 1

@@ -111,7 +111,7 @@ targets = st.tuples(st.just("tensor"), texts) | st.tuples(st.just("file"), paths
 @st.composite
 def effects(draw: st.DrawFn, form: str) -> Effect:
     target = draw(targets)
-    actions = ["adds", "modifies", "replaces"] + ["removes"] * (form == "overlay")
+    actions = ["adds", "replaces", "removes" if form == "overlay" else "modifies"]
     action: Any = draw(st.sampled_from(actions))
     beneath = None if action == "adds" else draw(grounds(target))
     value = None if action in ("modifies", "removes") else draw(grounds(target))
