@@ -432,7 +432,7 @@ def test_a_limit_of_the_system(story: Story) -> None:
     done = _python(
         FILE_TOO_LARGE,
         *("-C", story.store, "commit", "-m", "x", "--json", "--compression", "none"),
-        *("--identity", story.models / "tuned"),
+        *("--identity", story.models / "tuned", "--remove", "polite", "--remove", "brief"),
     )
     assert done.returncode == 1, done.stderr
     assert json.loads(done.stdout)["exit_code"] == 1
