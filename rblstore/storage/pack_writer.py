@@ -205,7 +205,8 @@ class PackWriter:
             send()
         except BaseException:
             self._pipeline.give_up(incoming)
-            self._cut(incoming)
+            if not self._pipeline.failed:  # else the pack is lost, and its file closed where that was what failed
+                self._cut(incoming)
             raise
         finally:
             self._adding = False

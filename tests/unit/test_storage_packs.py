@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
+import os
 import random
 import subprocess
 import sys
@@ -186,6 +188,27 @@ def test_a_source_that_fails_leaves_the_pack_as_it_was(monkeypatch: pytest.Monke
         summary = writer.finish()
     assert summary == write(MemoryBackend(), b"before", b"after", frame_bytes=64)
     assert list(check_pack(backend, summary.pack, full=True)) == []
+
+
+def test_a_full_disk_is_called_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames of the content that is being added were written already: taking them back out is no use any more."""
+    left = [4]
+
+    def full(descriptor: int, data: memoryview) -> int:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data)
+
+    real = os.write
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(os, "write", full)
+    with PackWriter(DiskBackend(tmp_path), "C", is_stored=never, workers=0, frame_bytes=100) as writer:
+        with pytest.raises(WriteError, match="writing failed: No space left on device"):
+            writer.add_bytes(noise(100_000))
+        with pytest.raises(WriteError, match="the pack is lost"):
+            writer.add_bytes(b"more")
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_an_exception_abandons_the_pack_and_its_threads() -> None:
