@@ -11,7 +11,14 @@ from pathlib import Path
 
 from rblstore.checkpoints.not_a_number import NanCounter
 from rblstore.checkpoints.safetensors_header import SafetensorsHeader, TensorSpan, read_header
-from rblstore.checkpoints.source_directory import SourceDirectory, SourceFile, read_exact, read_exactly_into
+from rblstore.checkpoints.source_directory import (
+    BadDirectoryError,
+    SourceDirectory,
+    SourceFile,
+    TruncatedFileError,
+    read_exact,
+    read_exactly_into,
+)
 from rblstore.objects.content_records import FileEntry, FileManifest, NamedTensor, StoredTensor
 from rblstore.objects.dtypes import BITS
 from rblstore.objects.ids import ContentId, FileManifestId
@@ -195,8 +202,10 @@ def _look_or_read(
         if FileStamp.of(os.fstat(descriptor)) != stamp:
             raise changed_meanwhile(path)
         return _Read(path, file.path, stamp, read_ns, found)
-    except SourceChangedError as error:
-        raise changed_meanwhile(path) from error
+    except (SourceChangedError, TruncatedFileError) as error:
+        raise changed_meanwhile(path) from error  # one that is cut off was longer when it was opened
+    except BadDirectoryError as error:
+        raise BadDirectoryError(f"{file.path}: {error.message}", object=str(path), hint=error.hint) from error
     finally:
         os.close(descriptor)
 

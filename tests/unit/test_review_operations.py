@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from tiny_checkpoints import WIDTH, base_tensors, values, write_adapter, write_base, write_safetensors
 
 import rblstore
+from rblstore.checkpoints import source_directory
 from rblstore.operations.scratch import scratch
 
 
@@ -69,6 +71,35 @@ def test_an_index_that_changes_after_it_was_stored_is_refused(repo: Any, tmp_pat
     with pytest.raises(rblstore.ConflictError, match=r"index\.json was written to") as caught:
         repo.commit("sharded", identity=folder, remove=["a"], progress=rewrite)
     assert caught.value.code == "source_changed"
+
+
+def test_a_file_that_is_cut_off_while_it_is_read_is_named(repo: Any, tmp_path: Path) -> None:
+    folder = write_base(tmp_path / "large")
+    (folder / "zz.txt").write_bytes(bytes(12 << 20))
+
+    def cut(event: rblstore.ProgressEvent) -> None:
+        if event.stage == "reading zz.txt":
+            os.truncate(folder / "zz.txt", 5 << 20)
+
+    with pytest.raises(rblstore.ConflictError, match=r"zz\.txt was written to") as caught:
+        repo.commit("large", identity=folder, remove=["a"], progress=cut)
+    assert (caught.value.code, caught.value.object) == ("source_changed", str(folder / "zz.txt"))
+
+
+def test_a_disk_that_fails_names_the_file(repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_base(tmp_path / "failing")
+    (folder / "zz.txt").write_bytes(bytes(12 << 20))
+    read = os.preadv
+
+    def fail(descriptor: int, buffers: list[memoryview], offset: int) -> int:
+        if offset and os.path.samestat(os.fstat(descriptor), (folder / "zz.txt").stat()):
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, buffers, offset)
+
+    monkeypatch.setattr(source_directory.os, "preadv", fail)
+    with pytest.raises(rblstore.RblError, match=r"zz\.txt: reading .* failed") as caught:
+        repo.commit("failing", identity=folder, remove=["a"])
+    assert caught.value.object == str(folder / "zz.txt")
 
 
 def test_what_a_checkout_adds_is_named_and_nothing_else_goes(repo: Any, tmp_path: Path) -> None:
