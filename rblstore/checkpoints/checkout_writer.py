@@ -259,11 +259,15 @@ class DirectoryWriter:
                 if error.errno in _OCCUPIED:
                     raise self._not_empty("is no longer empty") from error
                 raise
-            if self._durable:
-                os.fsync(self._parent)
+        # It has its name now: nothing of it is ours to remove any more, whatever fails next.
         self._made.clear()
         self._folders.clear()
-        self._close()
+        try:
+            if self._durable:
+                with writing(str(self._target)):
+                    os.fsync(self._parent)
+        finally:
+            self._close()
 
     def _sync_folders(self) -> None:
         for components in (*self._folders, ()):

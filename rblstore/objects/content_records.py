@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 from rblstore.errors import InputError
 from rblstore.objects import limits
@@ -19,6 +19,18 @@ from rblstore.objects.record import Record
 Form = Literal["adapter", "overlay"]
 Action = Literal["adds", "modifies", "removes", "replaces"]
 Domain = Literal["file", "tensor"]
+
+
+class Shaped(Protocol):
+    """What has an element type and a shape."""
+
+    @property
+    def dtype(self) -> str:
+        """Element type, as safetensors names it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extents, outermost first."""
 
 
 @dataclass(frozen=True, order=True)
@@ -39,6 +51,11 @@ class StoredTensor:
     def size(self) -> int:
         """Bytes."""
         return span_bytes(self.dtype, self.shape)
+
+    def is_like(self, other: Shaped) -> bool:
+        """Whether elements of the two correspond: equal shapes, or one with more rows than the other."""
+        same_rank = len(self.shape) == len(other.shape)
+        return same_rank and self.dtype == other.dtype and self.shape[1:] == other.shape[1:]
 
     def body(self) -> dict[str, Json]:
         """JSON members."""

@@ -58,7 +58,7 @@ class BaseCandidates:
         self._alike = [tuple(group) for group in alike.values() if len(group) > 1]
 
     def _offer(self, tensor: StoredTensor, beneath: StoredTensor) -> None:
-        if tensor.content != beneath.content and is_like(tensor, beneath):
+        if tensor.content != beneath.content and tensor.is_like(beneath):
             self._offered.setdefault(tensor.content, {})[beneath.content] = None
 
     def beside(self, bases: Set[ContentId]) -> Candidates:
@@ -72,12 +72,6 @@ class BaseCandidates:
         return {
             content: tuple(base for base in offered if base != content) for content, offered in sorted(found.items())
         }
-
-
-def is_like(tensor: StoredTensor, under: StoredTensor) -> bool:
-    """Whether elements of the two correspond: equal shapes, or one with more rows than the other."""
-    same_rank = len(under.shape) == len(tensor.shape)
-    return same_rank and under.dtype == tensor.dtype and under.shape[1:] == tensor.shape[1:]
 
 
 def _replaced_tensors(store: Store) -> Iterator[tuple[StoredTensor, StoredTensor]]:

@@ -216,7 +216,8 @@ def _read_tensors(
     opened.pass_by(header.raw, 0)
     added = transaction.add_content([header.raw])
     tensors = []
-    under = {span.name: beneath[span.name].content for span in header.tensors if _is_like(span, beneath.get(span.name))}
+    below = ((span, beneath.get(span.name)) for span in header.tensors)
+    under = {span.name: one.content for span, one in below if one is not None and one.is_like(span)}
     stored = transaction.stored_of(under.values())
     for span in header.tensors:
         nans = NanCounter(span.dtype)
@@ -228,16 +229,6 @@ def _read_tensors(
         )
         tensors.append(_Tensor(span, tensor, nans))
     return _Tensors(opened.digest(), added, tuple(tensors))
-
-
-def _is_like(span: TensorSpan, under: StoredTensor | None) -> bool:
-    """Whether elements of the two correspond: equal shapes, or one with more rows than the other."""
-    return (
-        under is not None
-        and under.dtype == span.dtype
-        and len(under.shape) == len(span.shape)
-        and under.shape[1:] == span.shape[1:]
-    )
 
 
 def _settle(transaction: Transaction, read: _Read) -> KnownFile:

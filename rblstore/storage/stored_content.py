@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
 from rblstore.errors import CorruptError
+from rblstore.objects import limits
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation
 from rblstore.storage.backend import MissingObjectError
@@ -54,7 +55,7 @@ class StoredContent:
 
     def _entries(self) -> tuple[FrameEntry, ...]:
         location = self.location
-        if location.entries < 1:
+        if not 1 <= location.entries <= limits.CONTENT_FRAMES:
             raise self._reader.misplaced(self.content)
         entries = self._reader.entries(location.first_entry, location.entries)
         follows = all(before.start + before.raw_length == after.start for before, after in pairwise(entries))

@@ -331,3 +331,28 @@ def test_a_folder_that_became_a_link_is_not_followed(checkout: tuple[Path, Check
 def test_a_missing_checkout_is_a_typed_error(checkout: tuple[Path, CheckoutManifest]) -> None:
     with pytest.raises(InputError):
         compare_directory(checkout[0] / "missing", checkout[1])
+
+
+def test_what_has_its_name_stays_though_the_folder_above_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, renamed = os.fsync, []
+
+    def failing(descriptor: int) -> None:
+        if renamed:
+            raise OSError(errno.EIO, "I/O error")
+        real(descriptor)
+
+    def rename(*arguments: object, **options: object) -> None:
+        monkeypatch.undo()
+        os.rename(*arguments, **options)  # type: ignore[arg-type]
+        renamed.append(True)
+        monkeypatch.setattr(os, "fsync", failing)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(CheckoutWriteError), DirectoryWriter(tmp_path / "out", durable=True) as writer:
+        write(writer)
+        writer.commit()
+    monkeypatch.undo()
+    assert {path for path in FILES if (tmp_path / "out" / path).read_bytes() == FILES[path]} == set(FILES)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
