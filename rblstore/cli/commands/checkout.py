@@ -24,7 +24,7 @@ from rblstore.cli.verb import Verb
     type=click.Choice(["adapters", "merged"]),
     default="adapters",
     show_default=True,
-    help="The identity's files with the behaviors beside them, or one plain checkpoint.",
+    help="The checkpoint, overlays laid on, with adapters beside it; or one plain checkpoint.",
 )
 @click.option("--only", multiple=True, metavar="PATTERN", help="Write only the files whose paths match; repeatable.")
 @click.option(
@@ -45,7 +45,7 @@ def command(
 ) -> Outcome:
     """Compose a commit's model into DIR, which must be new or empty. HEAD does not move.
 
-    Prints the lines of Python that load it: from_pretrained(DIR) alone would give the identity without its behaviors.
+    Prints the lines of Python that load it: from_pretrained(DIR) alone would give the checkpoint without its adapters.
     With --only or --tensor nothing else is read or written. In a PATTERN, * stands for anything but a slash, ** for
     any folders.
     """
