@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # Bases are few and asked for once a frame.
 _KEPT: Final = 64
+_KEPT_PACKS: Final = 256
 
 
 class MissingContentError(CorruptError):
@@ -60,6 +61,8 @@ class Contents:
         if pack not in self._packs:
             from rblstore.storage.pack_reader import PackReader
 
+            if len(self._packs) >= _KEPT_PACKS:
+                self._packs.clear()  # a training run makes thousands, and reads few of them twice
             self._packs[pack] = PackReader(self._backend, pack, self.find)
         return self._packs[pack]
 

@@ -111,7 +111,8 @@ def check_name(name: str, what: str) -> str:
         raise UsageError(
             f"{name[:80]!r} cannot be the name of a {what}",
             object=name[:80],
-            hint="Use letters, digits, '.', '_', '+' and '-', beginning with a letter or digit.",
+            hint="Use letters, digits, '.', '_', '+' and '-', beginning with a letter or digit; at most "
+            f"{limits.NAME_BYTES} of them, and none of the names that systems keep for themselves (CON, NUL, ...).",
         )
     return name
 
@@ -126,6 +127,7 @@ def check_ref_name(name: str, what: str) -> str:
         not _REF.fullmatch(name)
         or len(name) > limits.NAME_BYTES
         or ".." in name
+        or name.startswith("refs/")
         or name.endswith(".lock")
         or name.upper() in ("HEAD", "PROBE")
         or re.fullmatch(r"[0-9a-f]{64}", name) is not None
@@ -139,6 +141,7 @@ def check_ref_name(name: str, what: str) -> str:
         raise UsageError(
             f"{name[:80]!r} cannot be the name of a {what}",
             object=name[:80],
-            hint="Use letters, digits, '.', '_', '+', '-' and '/', beginning with a letter or digit.",
+            hint="Use letters, digits, '.', '_', '+', '-' and '/', beginning with a letter or digit. HEAD, PROBE, what "
+            "begins with 'refs/' or ends in '.lock', ids, and names that systems keep for themselves are refused.",
         )
     return name

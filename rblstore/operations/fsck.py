@@ -412,7 +412,7 @@ def fsck(store: Store, *, full: bool = False, progress: Progress | None = None) 
         full,
         tuple(check.damages),
         check.packs,
-        len(check.contents),
+        len(check.contents - check.records.keys()),
         len(check.records),
         commits,
         operations,

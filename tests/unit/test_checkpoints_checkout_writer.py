@@ -343,16 +343,18 @@ def test_what_has_its_name_stays_though_the_folder_above_cannot_be_synced(
             raise OSError(errno.EIO, "I/O error")
         real(descriptor)
 
-    def rename(*arguments: object, **options: object) -> None:
-        monkeypatch.undo()
-        os.rename(*arguments, **options)  # type: ignore[arg-type]
-        renamed.append(True)
-        monkeypatch.setattr(os, "fsync", failing)
+    rename = os.rename
 
-    monkeypatch.setattr(os, "rename", rename)
-    with pytest.raises(CheckoutWriteError), DirectoryWriter(tmp_path / "out", durable=True) as writer:
+    def renaming(*arguments: object, **options: object) -> None:
+        rename(*arguments, **options)  # type: ignore[arg-type]
+        renamed.append(True)
+
+    monkeypatch.setattr(os, "rename", renaming)
+    monkeypatch.setattr(os, "fsync", failing)
+    with DirectoryWriter(tmp_path / "out", durable=True) as writer:
         write(writer)
-        writer.commit()
+        with pytest.raises(CheckoutWriteError):
+            writer.commit()
     monkeypatch.undo()
     assert {path for path in FILES if (tmp_path / "out" / path).read_bytes() == FILES[path]} == set(FILES)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
