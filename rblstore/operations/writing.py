@@ -41,7 +41,6 @@ class _Output:
     parts: tuple[ContentId | bytes, ...]
     digest: Any = field(default_factory=hashlib.sha256)
     file: NewFile | None = None
-    left: int = 0
 
     def sink(self, offset: int) -> Callable[[memoryview, int], None]:
         """Writes frames of the content that begins at an offset."""

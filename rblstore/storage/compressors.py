@@ -1,7 +1,7 @@
 """zstd, used in two ways, and decoded in one strict way. zstandard is imported when the first frame needs it.
 
 What is noise with an uneven spread of values (the exponents of weights) has nothing to find twice: there, looking for
-repeats costs three quarters of the time and makes the result larger, since each chance repeat cuts the literals short.
+repeats costs at least half of the time and makes the result larger, since each chance repeat cuts the literals short.
 ``compress_entropy`` all but forgoes it: repeats of seven bytes, looked up in a table of 64 places. Measured in
 docs/decisions/0009-codecs.md.
 """
