@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from rblstore.catalog.writer import subjects_of
@@ -11,11 +11,11 @@ from rblstore.checkpoints.composition_ground import shown
 from rblstore.checkpoints.overlay_effects import contradictions
 from rblstore.errors import CorruptError, RblError
 from rblstore.objects import limits
-from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, Identity
-from rblstore.objects.evidence_records import Baseline, Statement, Verification
-from rblstore.objects.history_records import SYMBOLIC, Commit, Composition, Tag
+from rblstore.objects.content_records import Behavior, FileManifest, Identity
+from rblstore.objects.history_records import SYMBOLIC, Commit, Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId, PackId, RecordId, is_full_id
 from rblstore.objects.record import Record
+from rblstore.objects.references import files_of, references
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
 from rblstore.operations.stored_models import check_members, members, read_checkpoint, view_identity
@@ -159,9 +159,9 @@ class _Check:
 
     # References between records, and from records to contents.
 
-    def check_references(self) -> None:
+    def checkreferences(self) -> None:
         for record_id, record in self.records.items():
-            for target, what in _references(record):
+            for target, what in references(record):
                 missing = target not in (self.records if what == "record" else self.contents)
                 if missing and target not in self.bad_contents:
                     unlisted = target in self.unlisted
@@ -253,7 +253,7 @@ class _Check:
 
         checked: set[tuple[str, str | None]] = set()
         for record_id, record in self.records.items():
-            for entry in _files(record):
+            for entry in files_of(record):
                 if entry.manifest is None or (entry.sha256, entry.manifest) in checked:
                     continue
                 checked.add((entry.sha256, entry.manifest))
@@ -312,7 +312,7 @@ class _Needs:
         self._differences = differences
         self._users: dict[str, list[RecordId]] = {}
         for record_id, record in records.items():
-            for target, _ in _references(record):
+            for target, _ in references(record):
                 self._users.setdefault(target, []).append(record_id)
 
     def of(self, damaged: Iterable[str]) -> tuple[str, ...]:
@@ -347,43 +347,6 @@ def _described(record_id: RecordId, record: Record, target: str) -> str:
     return f"{record.KIND} {record_id.short}"
 
 
-def _files(record: Record) -> tuple[FileEntry, ...]:
-    return record.files if isinstance(record, (Identity, Behavior)) else ()
-
-
-def _references(record: Record) -> Iterator[tuple[str, str]]:
-    """What a record refers to: (id, ``record`` or ``content``)."""
-    for entry in _files(record):
-        yield (entry.sha256, "content") if entry.manifest is None else (entry.manifest, "record")
-    if isinstance(record, FileManifest):
-        for content in record.contents():
-            yield content, "content"
-    elif isinstance(record, Composition):
-        yield record.identity, "record"
-        for slot in record.slots:
-            yield slot.behavior, "record"
-    elif isinstance(record, Commit):
-        yield record.composition, "record"
-        for parent in record.parents:
-            yield parent, "record"
-    elif isinstance(record, Tag):
-        yield record.target, "record"
-    elif isinstance(record, Statement):
-        yield record.subject, "record"
-    elif isinstance(record, Baseline):
-        yield record.composition, "record"
-        yield record.probe, "record"
-        for prompt in record.prompts:
-            yield prompt.content, "content"
-    elif isinstance(record, Verification):
-        yield record.composition, "record"
-        yield record.probe, "record"
-        yield record.baseline, "record"
-        for optional in (record.commit, record.adapted):
-            if optional is not None:
-                yield optional, "record"
-
-
 def fsck(store: Store, *, full: bool = False, progress: Progress | None = None) -> FsckResult:
     """Checks the repository and changes nothing.
 
@@ -398,7 +361,7 @@ def fsck(store: Store, *, full: bool = False, progress: Progress | None = None) 
     """
     check = _Check(store, full=full, progress=progress)
     check.read_packs()
-    check.check_references()
+    check.checkreferences()
     check.check_refs()
     operations = check.check_log()
     commits = check.check_catalog()
