@@ -1,4 +1,4 @@
-"""The contract of whatever keeps the packs: put-if-absent, ranged get, list and delete, and nothing else.
+"""The contract of whatever keeps the packs: put-if-absent, ranged get, list, move and delete, and nothing else.
 
 It is small on purpose, so that an object store can serve it. Every implementation passes tests/conformance. What all of
 them promise:
@@ -14,12 +14,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Literal, Protocol, get_args
 
 from rblstore.errors import CorruptError, InputError, RblError
 
-_KEY = re.compile(r"packs/([0-9a-f]{2})/\1[0-9a-f]{62}\.pack")
-_PREFIX = re.compile(r"(packs/([0-9a-f]{2}/[0-9a-f]{0,64})?)?")
+Room = Literal["packs", "trash", "quarantine"]
+
+ROOMS: Final = get_args(Room)
+
+_ROOM = f"(?:{'|'.join(ROOMS)})"
+_KEY = re.compile(_ROOM + r"/([0-9a-f]{2})/\1[0-9a-f]{62}\.pack")
+_PREFIX = re.compile(rf"({_ROOM}/([0-9a-f]{{2}}/[0-9a-f]{{0,64}})?)?")
 
 
 class MissingObjectError(CorruptError):
@@ -41,7 +46,7 @@ class ReadError(RblError):
 
 
 class BadKeyError(InputError):
-    """The key is not ``packs/<2 digits>/<64 digits>.pack``; nothing was looked up."""
+    """The key is not ``packs/<2 digits>/<64 digits>.pack``, or the same in another room; nothing was looked up."""
 
     code = "bad_key"
 
@@ -190,8 +195,36 @@ class Backend(Protocol):
             ReadError: The system refused.
         """
 
+    def move(self, key: str, to: str) -> bool:
+        """Gives an object another key, durably; from then on its :meth:`modified` is the time of the move.
+
+        An object store without a rename copies and then deletes: a crash between the two leaves the object under both.
+        Whoever moves holds the repository's lock alone.
+
+        Returns:
+            False where there was an object under the new key, or nothing under the old one; nothing was changed.
+
+        Raises:
+            BadKeyError: One of them is not a key.
+            WriteError: The system refused; the object is under one of the keys, or under both.
+        """
+
+    def modified(self, key: str) -> float:
+        """When an object was published or moved, in seconds, by the clock of :meth:`now`.
+
+        Raises:
+            BadKeyError, MissingObjectError, ReadError: As for :meth:`read`.
+        """
+
+    def now(self) -> float:
+        """The time by the clock that stamps objects, which may be another machine's, in seconds.
+
+        Raises:
+            WriteError: The system refused.
+        """
+
     def delete(self, key: str) -> None:
-        """Removes an object; does nothing where there is none. Only gc and repair call this.
+        """Removes an object; does nothing where there is none. Only maintenance calls this.
 
         Raises:
             BadKeyError: Not a key.

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rblstore.storage.backend import ReadError, check_key, check_prefix, check_span, is_key, missing
-from rblstore.storage.durable import StagedFile, WriteError, fsync_directory
+from rblstore.storage.backend import ROOMS, ReadError, check_key, check_prefix, check_span, is_key, missing
+from rblstore.storage.durable import StagedFile, WriteError, file_system_time, fsync_directory, move_file
 
 # O_NONBLOCK: a pipe put where a pack should be must not hang the reader. It means nothing for regular files.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
@@ -116,8 +116,7 @@ class DiskBackend:
         finally:
             os.close(descriptor)
 
-    def size(self, key: str) -> int:
-        """See :meth:`rblstore.storage.backend.Backend.size`."""
+    def _status(self, key: str) -> os.stat_result:
         try:
             status = os.lstat(self._root / check_key(key))
         except OSError as error:
@@ -126,7 +125,11 @@ class DiskBackend:
             raise _unreadable(key, error) from error
         if not stat.S_ISREG(status.st_mode):
             raise missing(key)
-        return status.st_size
+        return status
+
+    def size(self, key: str) -> int:
+        """See :meth:`rblstore.storage.backend.Backend.size`."""
+        return self._status(key).st_size
 
     def exists(self, key: str) -> bool:
         """See :meth:`rblstore.storage.backend.Backend.exists`."""
@@ -156,13 +159,29 @@ class DiskBackend:
         return self._list(prefix)
 
     def _list(self, prefix: str) -> Iterator[str]:
-        for shard in self._names(self._root / "packs", folders=True):
-            folder = f"packs/{shard}/"
+        rooms = [room for room in ROOMS if not prefix or prefix.startswith(f"{room}/")]
+        for folder in (f"{at}/{shard}/" for at in rooms for shard in self._names(self._root / at, folders=True)):
             if not (folder.startswith(prefix) or prefix.startswith(folder)):
                 continue
             for name in self._names(self._root / folder, folders=False):
                 if is_key(folder + name) and (folder + name).startswith(prefix):
                     yield folder + name
+
+    def move(self, key: str, to: str) -> bool:
+        """See :meth:`rblstore.storage.backend.Backend.move`."""
+        source, destination = self._root / check_key(key), self._root / check_key(to)
+        if not self.exists(key) or self.exists(to):
+            return False
+        move_file(source, destination)
+        return True
+
+    def modified(self, key: str) -> float:
+        """See :meth:`rblstore.storage.backend.Backend.modified`."""
+        return self._status(key).st_mtime
+
+    def now(self) -> float:
+        """See :meth:`rblstore.storage.backend.Backend.now`."""
+        return file_system_time(self._root / "tmp")
 
     def delete(self, key: str) -> None:
         """See :meth:`rblstore.storage.backend.Backend.delete`."""

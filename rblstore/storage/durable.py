@@ -72,6 +72,40 @@ def _is_file(path: Path) -> bool:
     return True
 
 
+def move_file(source: Path, destination: Path) -> None:
+    """Gives a file of the repository another name, durably, and stamps it with the time of the move.
+
+    Args:
+        source: The file.
+        destination: Where nothing is; its parents are made and made durable.
+
+    Raises:
+        WriteError: The system refused; the file has one of the two names, or after a power cut either.
+    """
+    try:
+        folders = _make_folders(destination.parent)
+        os.utime(source, follow_symlinks=False)
+        source.rename(destination)
+    except OSError as error:
+        raise _failed("moving", source, error) from error
+    # The new name first: after a power cut the file may have both, but never none.
+    for folder in (*folders, source.parent):
+        fsync_directory(folder)
+
+
+def file_system_time(folder: Path) -> float:
+    """The time by the clock of a folder's file system, in seconds of the Unix epoch.
+
+    Raises:
+        WriteError: The system refused.
+    """
+    staged = StagedFile(folder)
+    try:
+        return staged.stamp()
+    finally:
+        staged.discard()
+
+
 class StagedFile:
     """A new file in a temporary folder that is published whole or not at all.
 
@@ -104,6 +138,18 @@ class StagedFile:
         except OSError as error:
             self.discard()
             raise _failed("writing", self.path, error) from error
+
+    def stamp(self) -> float:
+        """When the file was changed last, by its file system's clock, in seconds of the Unix epoch.
+
+        Raises:
+            WriteError: The system refused; the file is discarded.
+        """
+        try:
+            return os.fstat(self._descriptor).st_mtime
+        except OSError as error:
+            self.discard()
+            raise _failed("reading the time", self.path, error) from error
 
     def _begin_writeback(self) -> None:
         """Has the disk take what was written while more is being made, so that fsync has little left to wait for."""

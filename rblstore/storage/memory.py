@@ -65,6 +65,8 @@ class MemoryBackend:
     def __init__(self) -> None:
         self.open_stages = 0
         self._objects: dict[str, bytes] = {}
+        self._modified: dict[str, float] = {}
+        self._ticks = 0.0
         self._lock = threading.Lock()
 
     def stage(self) -> _MemoryStage:
@@ -77,7 +79,13 @@ class MemoryBackend:
             if key in self._objects:
                 return False
             self._objects[key] = data
+            self._modified[key] = self._tick()
             return True
+
+    def _tick(self) -> float:
+        """A clock on which a second passes whenever somebody looks."""
+        self._ticks += 1
+        return self._ticks
 
     def _object(self, key: str) -> bytes:
         with self._lock:
@@ -111,6 +119,27 @@ class MemoryBackend:
         with self._lock:
             keys = sorted((key for key in self._objects if key.startswith(prefix)), reverse=True)
         return iter(keys)
+
+    def move(self, key: str, to: str) -> bool:
+        """See :meth:`rblstore.storage.backend.Backend.move`."""
+        check_key(key)
+        check_key(to)
+        with self._lock:
+            if key not in self._objects or to in self._objects:
+                return False
+            self._objects[to] = self._objects.pop(key)
+            self._modified[to] = self._tick()
+            return True
+
+    def modified(self, key: str) -> float:
+        """See :meth:`rblstore.storage.backend.Backend.modified`."""
+        self._object(key)
+        return self._modified[key]
+
+    def now(self) -> float:
+        """See :meth:`rblstore.storage.backend.Backend.now`."""
+        with self._lock:
+            return self._tick()
 
     def delete(self, key: str) -> None:
         """See :meth:`rblstore.storage.backend.Backend.delete`."""

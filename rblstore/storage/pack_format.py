@@ -18,6 +18,7 @@ from rblstore.errors import CorruptError
 from rblstore.objects import limits
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackKind
+from rblstore.storage.backend import Room
 from rblstore.storage.codecs import DELTA, NAMES, NO_PARAMETERS, RAW, ZSTD
 
 HEADER_BYTES: Final = 16
@@ -100,9 +101,14 @@ def checksum(data: bytes | bytearray | memoryview) -> int:
     return xxhash.xxh3_64_intdigest(data)
 
 
-def pack_key(pack: PackId) -> str:
-    """The key under which a backend keeps a pack."""
-    return f"packs/{pack[:2]}/{pack}.pack"
+def pack_key(pack: PackId, room: Room = "packs") -> str:
+    """The key under which a backend keeps a pack.
+
+    Args:
+        pack: Which.
+        room: ``packs``, ``trash`` (what gc took) or ``quarantine`` (what repair took).
+    """
+    return f"{room}/{pack[:2]}/{pack}.pack"
 
 
 def pack_of_key(key: str) -> PackId:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -204,12 +205,56 @@ BAD_KEYS = [
 ]
 
 
+def test_a_moved_object_has_its_new_key_alone(backend: Backend) -> None:
+    put(backend, A, b"one")
+    put(backend, B, b"two")
+    trash = A.replace("packs", "trash")
+    assert backend.move(A, trash)
+    assert not backend.exists(A)
+    assert backend.read(trash, 0, 3) == b"one"
+    assert sorted(backend.list("")) == [B, trash]
+    assert list(backend.list("trash/")) == [trash]
+    assert list(backend.list("packs/")) == [B]
+    assert list(backend.list("quarantine/")) == []
+    assert backend.move(trash, A)
+    assert backend.read(A, 0, 3) == b"one"
+
+
+def test_moving_replaces_nothing_and_nothing_is_moved_twice(backend: Backend) -> None:
+    put(backend, A, b"one")
+    put(backend, B, b"two")
+    assert not backend.move(A, B)
+    assert (backend.read(A, 0, 3), backend.read(B, 0, 3)) == (b"one", b"two")
+    assert not backend.move(C, C.replace("packs", "quarantine"))
+    assert sorted(backend.list("")) == [A, B]
+
+
+def test_an_object_is_as_old_as_its_publication_or_its_move(backend: Backend, tmp_path: Path) -> None:
+    before = backend.now()
+    put(backend, A, b"one")
+    published = backend.modified(A)
+    assert before <= published <= backend.now()
+    if isinstance(backend, DiskBackend):
+        os.utime(tmp_path / A, (0, 0))
+        published = backend.modified(A)
+        assert published == 0
+        before = backend.now()
+    trash = A.replace("packs", "trash")
+    backend.move(A, trash)
+    assert max(published, before) <= backend.modified(trash) <= backend.now()
+    with pytest.raises(MissingObjectError):
+        backend.modified(A)
+
+
 @pytest.mark.parametrize("key", BAD_KEYS)
 def test_what_is_no_key_is_refused_everywhere(backend: Backend, key: str) -> None:
     for ask in (
         backend.size,
         backend.exists,
         backend.delete,
+        backend.modified,
+        lambda key: backend.move(key, A),
+        lambda key: backend.move(A, key),
         lambda key: backend.read(key, 0, 0),
         lambda key: backend.read_into(key, 0, memoryview(bytearray(1))),
     ):
