@@ -7,8 +7,10 @@ relative to the one above it and never through a link, so a directory that someb
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterable
@@ -27,6 +29,9 @@ from rblstore.objects.paths import check_path
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CONTENT: Final = "content"
+_NAME_BYTES: Final = 60
+_MARK: Final = ".rbl-tmp-"
+_TEMPORARY: Final = re.compile(rf"\.[^/]{{0,{_NAME_BYTES}}}{re.escape(_MARK)}[0-9a-f]{{16}}")
 _OCCUPIED: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
@@ -51,6 +56,18 @@ def mismatch(path: str) -> ContentMismatchError:
     )
 
 
+def temporary_name(name: str) -> str:
+    """A name that nobody has for the fresh directory beside a target, from the target's name."""
+    # Cut by bytes: a name of 255 may be all that the file system takes.
+    start = os.fsencode(name)[:_NAME_BYTES].decode("utf-8", "ignore")
+    return f".{start}{_MARK}{secrets.token_hex(8)}"
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether a directory's name is one that :func:`temporary_name` makes."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 class DirectoryWriter:
     """Writes a directory that appears under its name only when it is complete.
 
@@ -59,6 +76,8 @@ class DirectoryWriter:
     Args:
         target: The directory to be. It must not exist or be empty; the directory above it must exist.
         durable: Whether everything is synced to disk before it takes its name.
+        announce: Is told the absolute path of the fresh directory before that is made, so that somebody can find what
+            is left of it where this process dies.
 
     Raises:
         TargetNotEmptyError: The target holds something, or is a file, a link or the current directory.
@@ -66,7 +85,7 @@ class DirectoryWriter:
         CheckoutWriteError: The system refused.
     """
 
-    def __init__(self, target: Path, *, durable: bool = False) -> None:
+    def __init__(self, target: Path, *, durable: bool = False, announce: Callable[[Path], None] | None = None) -> None:
         self._target = target
         self._durable = durable
         self._name = target.name
@@ -78,13 +97,17 @@ class DirectoryWriter:
             self._check_target()
         except (OSError, ValueError) as error:
             raise InputError(f"{target!s:.200} cannot be a directory: {error}", object=str(target)[:200]) from error
-        self._temporary = f".{self._name[:60]}.rbl-tmp-{secrets.token_hex(8)}"
+        self._temporary = temporary_name(self._name)
         self._descriptors = [self._open_parent()]
         self._open = True
         try:
+            if announce is not None:
+                announce(Path(os.path.realpath(target.parent), self._temporary))
             with writing(str(target)):
                 # Nobody else may reach the outer folder; the inner one gets the mode that the user's mask gives.
                 self._outer = self._new_folder(self._temporary, 0o700)
+                with suppress(OSError):  # says that it is in use, where the file system can: nothing removes it then
+                    fcntl.flock(self._outer, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 self._root = self._new_folder(_CONTENT, 0o777)
         except BaseException:
             self._close()

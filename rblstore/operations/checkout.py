@@ -28,6 +28,7 @@ from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
+from rblstore.operations.scratch import checkout_note
 from rblstore.operations.stored_models import CONFIG, compose, read_checkpoint
 from rblstore.operations.writing import write_files
 from rblstore.repository import Store
@@ -159,7 +160,7 @@ def _write(
         )
         for slot in composition.slots
     )
-    with DirectoryWriter(target) as writer:
+    with checkout_note(store) as announce, DirectoryWriter(target, announce=announce) as writer:
         writer.require_space(total)
         digests = write_files(store, writer, planned, meter, "writing")
         files = tuple(CheckoutFile(file.path, digest, file.size) for file, digest in zip(planned, digests, strict=True))

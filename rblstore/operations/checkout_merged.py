@@ -34,7 +34,7 @@ from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId
 from rblstore.operations.checkout import metered, write_manifest
 from rblstore.operations.progress import Meter, Progress
-from rblstore.operations.scratch import scratch
+from rblstore.operations.scratch import checkout_note, scratch
 from rblstore.operations.stored_models import (
     ADAPTER_WEIGHTS,
     CONFIG,
@@ -93,7 +93,11 @@ def write_merged(
                 object=member.name,
                 hint="Check out the 'adapters' form.",
             )
-    with DirectoryWriter(target) as writer, scratch(store, "merge") as folder:
+    with (
+        checkout_note(store) as announce,
+        DirectoryWriter(target, announce=announce) as writer,
+        scratch(store, "merge") as folder,
+    ):
         writer.require_space(sum(source_size(file.source) for file in beneath.files))
         if all(member.config is not None and can_merge_plain(member.config, member.behavior) for member in found):
             weights = _Weights(_plain(store, found, tensors))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from rblstore.errors import RblError
+from rblstore.storage.liveness import CLAIM_ATTEMPTS, claim
 
 _WRITEBACK_BYTES: Final = 16 << 20
 
@@ -109,18 +110,41 @@ def file_system_time(folder: Path) -> float:
 class StagedFile:
     """A new file in a temporary folder that is published whole or not at all.
 
+    Until then it is claimed (:mod:`rblstore.storage.liveness`), which tells it from what dead processes left.
+
     Args:
         folder: The temporary folder, on the file system of the destination.
+        suffix: How its temporary name ends.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+    _owner = _descriptor = -1  # also of one whose making was interrupted
+
+    def __init__(self, folder: Path, suffix: str = "") -> None:
         self.size = 0
         self._begun = 0
-        try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _failed("creating a temporary file", self.path, error) from error
+        self._owner = os.getpid()
+        for _ in range(CLAIM_ATTEMPTS):
+            self.path = folder / f"{self._owner}-{secrets.token_hex(8)}{suffix}"
+            try:
+                self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                claimed = claim(self._descriptor, self.path)
+            except OSError as error:
+                self.discard()
+                raise _failed("creating a temporary file", self.path, error) from error
+            except BaseException:
+                # The file may be there and its descriptor not yet known. Nobody else has its name.
+                self._unlink()
+                self.discard()
+                raise
+            if claimed:
+                return
+            self.discard()
+        raise _failed("locking a temporary file", self.path, OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)))
+
+    def __del__(self) -> None:
+        # An interrupt between making it and the caller's own care for it. A forked child's copy is not its to remove.
+        if self._owner == os.getpid():
+            self.discard()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Appends bytes.
@@ -220,9 +244,17 @@ class StagedFile:
     def discard(self) -> None:
         """Closes and removes the file; does nothing once published or discarded."""
         if self._descriptor >= 0:
+            # Removed first: where an interrupt comes between the two, discarding again still does the rest.
+            self._unlink()
             self._close()
-            with contextlib.suppress(OSError):  # what stays in tmp/ is never read, and gc collects it
-                self.path.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Closes the file and lets it lie in the temporary folder, for whoever collects what nobody uses."""
+        self._close()
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(OSError):  # what stays in tmp/ is never read, and gc collects it
+            self.path.unlink(missing_ok=True)
 
 
 def write_file(path: Path, data: bytes, temporary: Path, *, durable: bool = True) -> None:
@@ -238,8 +270,11 @@ def write_file(path: Path, data: bytes, temporary: Path, *, durable: bool = True
         WriteError: The system refused; the file is as it was.
     """
     staged = StagedFile(temporary)
-    staged.write(data)
-    staged.publish(path, replace=True, durable=durable)
+    try:
+        staged.write(data)
+        staged.publish(path, replace=True, durable=durable)
+    finally:
+        staged.discard()
 
 
 def append(descriptor: int, data: bytes, path: Path, *, keep: int | None = None) -> None:
