@@ -12,6 +12,7 @@ from rblstore.objects import limits
 
 MAX_BYTES = 64 << 10
 MAX_THREADS = 64
+MAX_DAYS = 36_500
 Compression = Literal["fast", "max", "none"]
 
 
@@ -23,11 +24,15 @@ class Configuration:
         author: Who commits where nobody else is named, or None.
         compression: ``fast``, ``max`` or ``none``; how frames written from now on are encoded.
         threads: How many threads encode and decode; 0 for as many as there are cores. No byte depends on it.
+        grace_days: How long gc lets be what nothing refers to, and then how long it stays in the trash.
+        operation_days: How far back the operation log keeps what its operations moved away from.
     """
 
     author: str | None = None
     compression: Compression = "fast"
     threads: int = 0
+    grace_days: int = 14
+    operation_days: int = 90
 
     @property
     def workers(self) -> int:
@@ -42,6 +47,10 @@ DEFAULT_TEXT = """\
 [storage]
 compression = "fast"   # fast | max | none
 threads = 0            # that encode and decode; 0 for one a core
+
+[gc]
+grace = 14             # days for which what nothing refers to stays, and then stays in the trash
+operations = 90        # days for which the operation log keeps what it could bring back
 """
 
 
@@ -84,6 +93,20 @@ def _text(table: dict[str, Any], key: str) -> str | None:
     return value
 
 
+def _table(table: dict[str, Any], key: str) -> dict[str, Any]:
+    value = table.pop(key, {})
+    if not isinstance(value, dict):
+        raise _bad(f"{key!r} is not a table")
+    return value
+
+
+def _number(table: dict[str, Any], key: str, default: int, largest: int) -> int:
+    value = table.pop(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
+        raise _bad(f"{key} {value!r} is no number from 0 to {largest}")
+    return value
+
+
 def parse_configuration(data: bytes) -> Configuration:
     """Reads the settings.
 
@@ -102,16 +125,15 @@ def parse_configuration(data: bytes) -> Configuration:
         table = tomllib.loads(data.decode("utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise _bad(str(error)) from error
-    storage = table.pop("storage", {})
-    if not isinstance(storage, dict):
-        raise _bad("'storage' is not a table")
+    storage, gc = _table(table, "storage"), _table(table, "gc")
     author = _text(table, "author")
     compression = _text(storage, "compression") or "fast"
     if compression not in get_args(Compression):
         raise _bad(f"compression {compression!r} is none of {', '.join(get_args(Compression))}")
-    threads = storage.pop("threads", 0)
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 0 <= threads <= MAX_THREADS:
-        raise _bad(f"threads {threads!r} is no number from 0 to {MAX_THREADS}")
-    if unknown := sorted([*table, *(f"storage.{key}" for key in storage)]):
-        raise _bad(f"{unknown[0]!r} is not a known setting")
-    return Configuration(author, cast("Compression", compression), threads)
+    threads = _number(storage, "threads", 0, MAX_THREADS)
+    grace = _number(gc, "grace", Configuration.grace_days, MAX_DAYS)
+    operations = _number(gc, "operations", Configuration.operation_days, MAX_DAYS)
+    unknown = [*table, *(f"storage.{key}" for key in storage), *(f"gc.{key}" for key in gc)]
+    if unknown:
+        raise _bad(f"{min(unknown)!r} is not a known setting")
+    return Configuration(author, cast("Compression", compression), threads, grace, operations)

@@ -24,7 +24,7 @@ from rblstore.opening import FOLDER, FORMAT, check_format, check_owner
 from rblstore.storage.backend import Backend
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.durable import fsync_directory, write_file
-from rblstore.storage.locks import shared
+from rblstore.storage.locks import maintaining, writing
 from rblstore.storage.refs_log import RefsLog
 
 if TYPE_CHECKING:
@@ -354,16 +354,29 @@ class Store:
 
         Raises:
             RefMovedError: A ref is no longer what the change says it was.
+            DanglingReferenceError: Something that is referred to was collected meanwhile.
+            LockedError: Maintenance takes too long.
             WriteError: The system refused to store something.
         """
         from rblstore.transaction import Transaction  # not for the commands that only look
 
         with ExitStack() as stack:
-            stack.enter_context(shared(self.folder / "lock"))
+            stack.enter_context(writing(self.folder))
             self.contents.look_anew()  # what had no base may be a difference itself since another process repacked
             transaction = stack.enter_context(Transaction(self, author, compression))
             yield transaction
             transaction.publish()
+
+    @contextmanager
+    def maintenance(self) -> Iterator[None]:
+        """Keeps everybody else from writing: packs stay where they are, and what is stored stays stored.
+
+        Raises:
+            LockedError: Somebody is writing, and took too long.
+        """
+        with maintaining(self.folder):
+            self.contents.look_anew()
+            yield
 
 
 def head_branch(reader: CatalogReader) -> str:

@@ -6,16 +6,24 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rblstore.catalog.operation_log import next_operation
+from rblstore.catalog.writer import CatalogWriter
 from rblstore.configuration import Compression
-from rblstore.errors import InputError, RblError
-from rblstore.objects.history_records import Operation, RefChange
+from rblstore.errors import ConflictError, InputError, RblError
+from rblstore.objects.history_records import SYMBOLIC, Operation, RefChange
 from rblstore.objects.ids import ContentId, OperationId, RecordId
 from rblstore.objects.locations import PackSummary
 from rblstore.objects.record import Record
+from rblstore.objects.references import references
 from rblstore.repository import AnyRecord, Store, utc_now
 from rblstore.storage.encoding import Source
 from rblstore.storage.pack_writer import AddedContent, PackWriter
 from rblstore.storage.stored_content import StoredContent
+
+
+class DanglingReferenceError(ConflictError):
+    """What was to be published refers to something that is not stored: gc took it since somebody looked."""
+
+    code = "dangling_reference"
 
 
 class LogBehindError(RblError):
@@ -138,10 +146,35 @@ class Transaction:
         self._description = description.split("\n", 1)[0][:1000]
         self._undoes = undoes
 
+    def _require_whole(self, index: CatalogWriter) -> None:
+        """Refuses what refers to nothing: the last defence of everything that was ever acknowledged.
+
+        What was looked up before this transaction took the lock may have been collected before it did. Records that
+        were stored already have been through here.
+        """
+        here: set[str] = {location.content for summary in self.packs for location in summary.locations}
+        wanted: dict[str, str] = {
+            target: f"this {record.KIND}"
+            for record_id, record in self._records.items()
+            if record_id in here
+            for target, _ in references(record)
+            if target not in here
+        }
+        for change in self._changes.values():
+            if change.after is not None and not change.after.startswith(SYMBOLIC) and change.after not in here:
+                wanted[change.after] = change.ref
+        for missing in sorted(index.missing_contents(map(ContentId, wanted))):
+            raise DanglingReferenceError(
+                f"{wanted[missing]} would refer to {missing[:12]}, which is not stored (any more)",
+                object=missing,
+                hint="If gc took it, 'rbl gc --restore' brings it back. Then run the command again.",
+            )
+
     def publish(self) -> None:
         """Makes everything durable and visible: packs, then one catalog transaction, then the log's line.
 
         Raises:
+            DanglingReferenceError: A record or ref would refer to something that is not stored; nothing was changed.
             LogBehindError: Everything is visible, and only the log's line could not be written.
         """
         for writer in (self._contents, self._record_pack):
@@ -152,6 +185,7 @@ class Transaction:
         with catalog.write() as index:
             for summary in self.packs:
                 index.add_pack(summary)
+            self._require_whole(index)
             index.add_records(self._records.items())
             if self._changes:
                 changes = list(self._changes.values())

@@ -39,3 +39,10 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the repository's lock: for tests in which whoever holds it is the one who would wait."""
+    monkeypatch.setattr("rblstore.storage.locks.WRITER_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("rblstore.storage.locks.MAINTENANCE_WAIT_SECONDS", 0.0)

@@ -22,7 +22,7 @@ from rblstore.operations.result import Result
 from rblstore.repository import Store, oldest_first
 from rblstore.storage.codecs import UnknownCodecError
 from rblstore.storage.durable import fsync_directory
-from rblstore.storage.locks import exclusive
+from rblstore.storage.locks import maintaining
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def reindex(root: Path, *, progress: Progress | None = None) -> ReindexResult:
     folder = root / FOLDER
     check_format(folder)
     fresh = folder / "tmp" / "catalog.db"
-    with exclusive(folder / "lock"):
+    with maintaining(folder):
         _save_operations(root)
         for stale in (fresh, fresh.with_name("catalog.db-journal")):
             stale.unlink(missing_ok=True)

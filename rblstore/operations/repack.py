@@ -17,7 +17,6 @@ from rblstore.operations.result import Result
 from rblstore.repository import Store
 from rblstore.storage.decoding import Wanted, read_contents
 from rblstore.storage.durable import WriteError
-from rblstore.storage.locks import exclusive
 from rblstore.storage.pack_bases import bases_of
 from rblstore.storage.pack_format import pack_key
 from rblstore.storage.pack_writer import AddedContent, PackWriter
@@ -88,8 +87,7 @@ def repack(
         rows = _listed(store)
         after = len(rows) - sum(len(rewrite.packs) - bool(rewrite.contents) for rewrite in plan.rewrites)
         return _result(plan, plan.rewrites, sum(rewrite.deltas for rewrite in plan.rewrites), rows, after, None)
-    with exclusive(store.folder / "lock"):
-        store.contents.look_anew()
+    with store.maintenance():
         return _Repack(store, plan_repack(store, policy, progress), progress).run()
 
 

@@ -12,7 +12,10 @@ import pytest
 from tiny_checkpoints import base_tensors, digests, values, write_adapter, write_base
 
 import rblstore
+from rblstore.catalog.operation_log import next_operation
+from rblstore.objects.history_records import RefChange
 from rblstore.objects.ids import PackId
+from rblstore.repository import utc_now
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.pack_reader import PackReader
 
@@ -123,6 +126,7 @@ class TestReindex:
         result = rblstore.reindex(store)
         assert [name for name, _ in result.skipped] == [pack.stem]
 
+    @pytest.mark.usefixtures("impatient")
     def test_it_waits_for_nobody_who_writes(self, store: Path) -> None:
         with rblstore.open(store) as repo, repo._store.transaction("me"):
             with pytest.raises(rblstore.LockedError) as caught:
@@ -316,9 +320,11 @@ class TestDamage:
             assert repo.fsck(full=True).ok
 
     def test_a_ref_to_something_that_is_not_stored(self, store: Path) -> None:
-        with rblstore.open(store) as repo, repo._store.transaction("me") as transaction:
-            transaction.set_ref("refs/heads/odd", None, "ab" * 32)
-            transaction.describe("odd")
+        with rblstore.open(store) as repo:
+            with repo._store.catalog.write() as index:
+                change = RefChange("refs/heads/odd", None, "ab" * 32)
+                index.apply(next_operation(index, "odd", [change], "me", utc_now()))
+            repo._store.append_operations()
         with rblstore.open(store) as repo:
             assert [(one.object, one.kind) for one in repo.fsck().damages] == [("refs/heads/odd", "ref")]
 

@@ -310,6 +310,7 @@ def test_what_is_no_policy(repo: Any, tmp_path: Path) -> None:
     assert repo.head is None
 
 
+@pytest.mark.usefixtures("impatient")
 def test_nobody_writes_meanwhile(repo: Any, tmp_path: Path) -> None:
     repo.commit("base", identity=model(tmp_path / "base", weights(1)), compression="none")
     lock = tmp_path / "store" / ".rbl" / "lock"

@@ -1,0 +1,61 @@
+"""What a transaction refuses to publish: anything that would refer to nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import write_base
+
+import rblstore
+from rblstore.objects.content_records import FileEntry, FileManifest, Identity, NamedTensor, StoredTensor
+from rblstore.objects.history_records import Commit, Composition
+from rblstore.objects.ids import CommitId, CompositionId, ContentId, FileManifestId, IdentityId
+from rblstore.objects.record import Record
+from rblstore.transaction import DanglingReferenceError
+
+NOTHING = "ab" * 32
+NOW = "2026-01-01T00:00:00.000Z"
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> rblstore.Repository:
+    repo = rblstore.init(tmp_path / "store")
+    repo.commit("base", identity=write_base(tmp_path / "base"))
+    return repo
+
+
+RECORDS: dict[str, Record] = {
+    "file": Identity((FileEntry("a", ContentId(NOTHING), 1, None),), NOTHING),
+    "manifest": Identity((FileEntry("a", ContentId(NOTHING), 1, FileManifestId(NOTHING)),), NOTHING),
+    "tensor": FileManifest(ContentId(NOTHING), (NamedTensor("a", StoredTensor("U8", (1,), ContentId(NOTHING))),)),
+    "identity": Composition(IdentityId(NOTHING), ()),
+    "composition": Commit(CompositionId(NOTHING), (), "me", NOW, "x"),
+}
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_a_record_that_refers_to_nothing_is_refused(repo: rblstore.Repository, what: str) -> None:
+    operations = repo.operations()
+    with repo, pytest.raises(DanglingReferenceError) as caught, repo._store.transaction("me") as transaction:
+        transaction.add_record(RECORDS[what])
+    assert (caught.value.object, caught.value.exit_code) == (NOTHING, 4)
+    assert caught.value.hint
+    assert repo.operations() == operations
+    assert repo.fsck(full=True).damages == ()
+
+
+def test_a_parent_that_is_gone_is_refused(repo: rblstore.Repository) -> None:
+    with repo, pytest.raises(DanglingReferenceError) as caught, repo._store.transaction("me") as transaction:
+        composition = repo._store.record(CommitId(repo.head or ""), Commit).composition
+        transaction.add_record(Commit(composition, (CommitId(NOTHING),), "me", NOW, "x"))
+    assert caught.value.object == NOTHING
+
+
+def test_a_ref_to_nothing_is_refused(repo: rblstore.Repository) -> None:
+    with repo, pytest.raises(DanglingReferenceError, match="refs/heads/lost") as caught:
+        with repo._store.transaction("me") as transaction:
+            transaction.set_ref("refs/heads/lost", None, NOTHING)
+            transaction.describe("lose")
+    assert caught.value.object == NOTHING
+    assert [branch.name for branch in repo.branches()] == ["main"]
