@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from rblstore.catalog.operation_log import next_operation
-from rblstore.catalog.writer import CatalogWriter
+from rblstore.catalog.reader import CatalogReader
 from rblstore.configuration import Compression
 from rblstore.errors import ConflictError, InputError, RblError
 from rblstore.objects.history_records import SYMBOLIC, Operation, RefChange
@@ -146,7 +146,7 @@ class Transaction:
         self._description = description.split("\n", 1)[0][:1000]
         self._undoes = undoes
 
-    def _require_whole(self, index: CatalogWriter) -> None:
+    def _require_whole(self, reader: CatalogReader) -> None:
         """Refuses what refers to nothing: the last defence of everything that was ever acknowledged.
 
         What was looked up before this transaction took the lock may have been collected before it did. Records that
@@ -163,7 +163,7 @@ class Transaction:
         for change in self._changes.values():
             if change.after is not None and not change.after.startswith(SYMBOLIC) and change.after not in here:
                 wanted[change.after] = change.ref
-        for missing in sorted(index.missing_contents(map(ContentId, wanted))):
+        for missing in sorted(reader.missing_contents(map(ContentId, wanted))):
             raise DanglingReferenceError(
                 f"{wanted[missing]} would refer to {missing[:12]}, which is not stored (any more)",
                 object=missing,
@@ -182,10 +182,12 @@ class Transaction:
             if summary is not None:
                 self.packs.append(summary)
         catalog = self._store.catalog
+        # Not in the transaction, which others wait for: under the repository's lock nothing that is there goes away.
+        with catalog.read() as reader:
+            self._require_whole(reader)
         with catalog.write() as index:
             for summary in self.packs:
                 index.add_pack(summary)
-            self._require_whole(index)
             index.add_records(self._records.items())
             if self._changes:
                 changes = list(self._changes.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,10 @@ NOW = "2026-01-01T00:00:00.000Z"
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> rblstore.Repository:
-    repo = rblstore.init(tmp_path / "store")
-    repo.commit("base", identity=write_base(tmp_path / "base"))
-    return repo
+def repo(tmp_path: Path) -> Iterator[rblstore.Repository]:
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=write_base(tmp_path / "base"))
+        yield repo
 
 
 RECORDS: dict[str, Record] = {
@@ -34,28 +35,30 @@ RECORDS: dict[str, Record] = {
 }
 
 
+def refused(repo: rblstore.Repository, record: Record) -> DanglingReferenceError:
+    with pytest.raises(DanglingReferenceError) as caught, repo._store.transaction("me") as transaction:
+        transaction.add_record(record)
+    return caught.value
+
+
 @pytest.mark.parametrize("what", RECORDS)
 def test_a_record_that_refers_to_nothing_is_refused(repo: rblstore.Repository, what: str) -> None:
     operations = repo.operations()
-    with repo, pytest.raises(DanglingReferenceError) as caught, repo._store.transaction("me") as transaction:
-        transaction.add_record(RECORDS[what])
-    assert (caught.value.object, caught.value.exit_code) == (NOTHING, 4)
-    assert caught.value.hint
+    error = refused(repo, RECORDS[what])
+    assert (error.object, error.exit_code) == (NOTHING, 4)
+    assert error.hint
     assert repo.operations() == operations
     assert repo.fsck(full=True).damages == ()
 
 
 def test_a_parent_that_is_gone_is_refused(repo: rblstore.Repository) -> None:
-    with repo, pytest.raises(DanglingReferenceError) as caught, repo._store.transaction("me") as transaction:
-        composition = repo._store.record(CommitId(repo.head or ""), Commit).composition
-        transaction.add_record(Commit(composition, (CommitId(NOTHING),), "me", NOW, "x"))
-    assert caught.value.object == NOTHING
+    assert repo.head is not None
+    composition = repo._store.record(repo.head, Commit).composition
+    assert refused(repo, Commit(composition, (CommitId(NOTHING),), "me", NOW, "x")).object == NOTHING
 
 
 def test_a_ref_to_nothing_is_refused(repo: rblstore.Repository) -> None:
-    with repo, pytest.raises(DanglingReferenceError, match="refs/heads/lost") as caught:
-        with repo._store.transaction("me") as transaction:
-            transaction.set_ref("refs/heads/lost", None, NOTHING)
-            transaction.describe("lose")
+    with pytest.raises(DanglingReferenceError, match="refs/heads/lost") as caught, repo._store.transaction("me") as one:
+        one.set_ref("refs/heads/lost", None, NOTHING)
     assert caught.value.object == NOTHING
     assert [branch.name for branch in repo.branches()] == ["main"]
