@@ -30,10 +30,9 @@ class Maintenance:
 
     def fsck(self, *, full: bool = False, progress: Progress | None = None) -> FsckResult:
         """Checks the storage and changes nothing; damage is in the result, not raised."""
-        from rblstore.operations.fsck import fsck
-        from rblstore.operations.steady_packs import while_packs_stay
+        from rblstore.operations.fsck_beside_writers import fsck_beside_writers
 
-        return while_packs_stay(self._store, lambda: fsck(self._store, full=full, progress=progress))
+        return fsck_beside_writers(self._store, full=full, progress=progress)
 
     def repack(
         self, *, compression: Compression | None = None, dry_run: bool = False, progress: Progress | None = None

@@ -25,19 +25,19 @@ def while_packs_stay(store: Store, look: Callable[[], T]) -> T:
         CorruptError: A pack is missing that nothing has replaced.
     """
     for _ in range(_TRIES - 1):
-        before = _packs(store)
+        before = packs_now(store)
         try:
             found = look()
         except MissingObjectError:
-            if before <= _packs(store):
+            if before <= packs_now(store):
                 raise
         else:
-            if before <= _packs(store):
+            if before <= packs_now(store):
                 return found
     return look()
 
 
-def _packs(store: Store) -> set[tuple[PackId, str]]:
+def packs_now(store: Store) -> set[tuple[PackId, str]]:
     """Those that the catalog lists, and those that are there: a repack takes from the one, then from the other."""
     with store.catalog.read() as reader:
         listed = {(row.pack, "listed") for row in reader.packs()}
