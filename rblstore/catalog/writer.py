@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Table, delete, func, insert, select
 
+from rblstore.catalog.forgetting import Forgetting, LastCopyError
 from rblstore.catalog.operation_log import operation_text
-from rblstore.catalog.reader import CatalogReader
 from rblstore.catalog.rows import read_count, read_text
 from rblstore.catalog.snapshot import batches
 from rblstore.catalog.tables import (
@@ -26,12 +26,13 @@ from rblstore.catalog.tables import slots as slots_table
 from rblstore.errors import ConflictError, InputError, NotFoundError
 from rblstore.objects.evidence_records import Baseline, Statement, Verification
 from rblstore.objects.history_records import Commit, Composition, Operation, Tag
-from rblstore.objects.ids import CommitId, OperationId, PackId, RecordId
+from rblstore.objects.ids import CommitId, OperationId, RecordId
 from rblstore.objects.locations import PackSummary
 from rblstore.objects.record import Record
 
+__all__ = ["CatalogWriter", "LastCopyError", "OperationRaceError", "RefMovedError", "UnknownParentError", "subjects_of"]
+
 _PARSED_AT_ONCE = 200
-_AGAIN = "Nothing was changed; run the command again."
 
 
 class RefMovedError(ConflictError):
@@ -62,12 +63,6 @@ class OperationRaceError(ConflictError):
     code = "operation_race"
 
 
-class LastCopyError(ConflictError):
-    """A pack was to be forgotten that has something that no other has: it is not what it was taken for."""
-
-    code = "last_copy"
-
-
 class UnknownParentError(NotFoundError):
     """A commit names a parent that is not in the catalog."""
 
@@ -88,7 +83,7 @@ def subjects_of(record: Record) -> tuple[RecordId, ...]:
     return ()
 
 
-class CatalogWriter(CatalogReader):
+class CatalogWriter(Forgetting):
     """A reader that also writes. Nothing is there for others until the transaction ends without an exception."""
 
     def add_pack(self, summary: PackSummary) -> None:
@@ -112,33 +107,6 @@ class CatalogWriter(CatalogReader):
                     for location in batch
                 ],
             )
-
-    def forget_packs(self, forgotten: Iterable[PackId]) -> None:
-        """Forgets packs whose contents are in others of the same kind, too.
-
-        Raises:
-            LastCopyError: One of them has a content that no other pack has, or is not known; nothing was written.
-        """
-        for pack in forgotten:
-            row = self._first(select(packs.c.number, packs.c.kind).where(packs.c.id == pack))
-            if row is None:
-                raise LastCopyError(f"pack {pack.short} is not in the catalog any more", object=pack, hint=_AGAIN)
-            number = read_count(row.number)
-            copy, other = contents.alias("copy"), packs.alias("other")
-            elsewhere = (
-                select(copy.c.pack)
-                .join_from(copy, other, other.c.number == copy.c.pack)
-                .where(copy.c.content == contents.c.content, copy.c.pack != number, other.c.kind == row.kind)
-            )
-            last = self._first(
-                select(contents.c.content).where(contents.c.pack == number, ~elsewhere.exists()).limit(1)
-            )
-            if last is not None:
-                raise LastCopyError(
-                    f"pack {pack.short} has the only copy of {read_text(last.content)}", object=pack, hint=_AGAIN
-                )
-            self._run(delete(contents).where(contents.c.pack == number))
-            self._run(delete(packs).where(packs.c.number == number))
 
     def add_record(self, id: RecordId, record: Record) -> None:
         """Adds one record; see :meth:`add_records`."""
