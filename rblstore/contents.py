@@ -7,10 +7,10 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from rblstore.catalog.database import Catalog
-from rblstore.errors import CorruptError
+from rblstore.errors import CorruptError, RblError
 from rblstore.objects.ids import ContentId, PackId, RecordId
 from rblstore.objects.locations import ContentLocation
-from rblstore.storage.backend import Backend
+from rblstore.storage.backend import Backend, ReadError
 
 if TYPE_CHECKING:
     from rblstore.storage.pack_reader import PackReader
@@ -97,46 +97,75 @@ class Contents:
         return [found[content] for content in wanted]
 
     def stored_of(self, contents: Iterable[ContentId]) -> dict[ContentId, StoredContent]:
-        """Those of many contents that some pack holds.
+        """Those of many contents that some pack holds. A copy that is damaged gives way to one that is not.
 
         Raises:
-            CorruptError: A pack is missing or damaged.
+            CorruptError: A pack is missing or damaged, and no other has the content.
         """
         with self._catalog.read() as reader:
             locations = reader.locations(contents)
-        return {content: self.pack(location.pack).stored(location) for content, location in locations.items()}
+        return {
+            content: self.pack(location.pack).stored(location, any_copy=True) for content, location in locations.items()
+        }
 
-    def find(self, content: ContentId, gone: PackId | None = None) -> StoredContent | None:
-        """A content that others are differences from, or one whose pack is gone; None where no pack holds it."""
+    def find(
+        self, content: ContentId, gone: PackId | None = None, damaged: frozenset[PackId] = frozenset()
+    ) -> StoredContent | None:
+        """A content that others are differences from, or one that cannot be read where it was looked for.
+
+        Args:
+            content: Which.
+            gone: The pack in which it was looked for last.
+            damaged: Packs in which it was looked for and found damaged.
+
+        Returns:
+            None where no other pack holds it.
+
+        Raises:
+            CorruptError: Every pack that holds it is missing or damaged.
+        """
+        passed_over = damaged if gone is None else damaged | {gone}
         kept = self._found.get(content)
         # What was a difference may be none since another process repacked, and others differences from it.
-        if kept is not None and kept.location.pack != gone and not kept.bases:
+        if kept is not None and kept.location.pack not in passed_over and not kept.bases:
             return kept
-        locations = self._locations(content, gone)
-        if not locations:
+        found: StoredContent | None = None
+        failed: RblError | None = None
+        for location in self._locations(content, passed_over):
+            try:
+                copy = self.pack(location.pack).stored(location, any_copy=True, damaged=damaged)
+            except (CorruptError, ReadError) as error:
+                failed = failed or error
+                continue
+            if found is None or not copy.bases:
+                found = copy
+            if not found.bases:  # what others are differences from is none itself, but another copy of it may be
+                break
+        if found is None:
+            if failed is not None:
+                raise failed
             return None
-        copies = (self.pack(location.pack).stored(location) for location in locations)
-        found = next(copies)
-        if found.bases:  # what others are differences from is none itself, but another copy of it may be
-            found = next((copy for copy in copies if not copy.bases), found)
         if len(self._found) >= _KEPT:
             self._found.clear()
         self._found[content] = found
         return found
 
-    def _locations(self, content: ContentId, gone: PackId | None) -> list[ContentLocation]:
-        """Every copy of a content; where one pack was found gone, those in packs that are there."""
+    def _locations(self, content: ContentId, passed_over: frozenset[PackId]) -> list[ContentLocation]:
+        """Every copy of a content; where packs were found gone or damaged, those in others that are there."""
         from rblstore.storage.pack_format import pack_key
 
-        passed_over = {gone}
+        if not passed_over:
+            with self._catalog.read() as reader:
+                return reader.all_locations(content)
+        gone = set(passed_over)
         while True:
             with self._catalog.read() as reader:
-                locations = [at for at in reader.all_locations(content) if at.pack not in passed_over]
+                locations = [at for at in reader.all_locations(content) if at.pack not in gone]
             # Packs may all be gone, and each would be looked for in the others without end.
-            there = [at for at in locations if gone is None or self._backend.exists(pack_key(at.pack))]
+            there = [at for at in locations if self._backend.exists(pack_key(at.pack))]
             if there or not locations:
                 return there
-            passed_over.update(at.pack for at in locations)  # gone since the catalog was asked, which knows better now
+            gone.update(at.pack for at in locations)  # gone since the catalog was asked, which knows better now
 
     def read(self, contents: Iterable[StoredContent]) -> Iterator[memoryview]:
         """The bytes of contents, one after the other; each digest is compared before the content's last piece comes.
@@ -158,4 +187,4 @@ class Contents:
             InputError: Larger than ``max_bytes``.
         """
         location = self.location(content)
-        return self.pack(location.pack).read_small(location, max_bytes)
+        return self.pack(location.pack).read_small(location, max_bytes, any_copy=True)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Final
+from typing import Final, Protocol
 
 from rblstore.errors import CorruptError, InputError
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackKind, PackSummary
-from rblstore.storage.backend import Backend, missing
+from rblstore.storage.backend import Backend
 from rblstore.storage.codecs import RAW, BadFrameError, UnknownCodecError, decode_frame
 from rblstore.storage.decoding import Wanted, read_contents
 from rblstore.storage.pack_format import (
@@ -67,6 +67,19 @@ class ContentTooLargeError(InputError):
     code = "content_too_large"
 
 
+class Readable(Protocol):
+    """The part of a :class:`~rblstore.storage.backend.Backend` by which packs are read."""
+
+    def size(self, key: str) -> int:
+        """See :meth:`rblstore.storage.backend.Backend.size`."""
+
+    def read(self, key: str, offset: int, length: int) -> bytes:
+        """See :meth:`rblstore.storage.backend.Backend.read`."""
+
+    def read_into(self, key: str, offset: int, out: memoryview) -> None:
+        """See :meth:`rblstore.storage.backend.Backend.read_into`."""
+
+
 class PackReader:
     """Reads one pack; opens nothing until it must. May be used from several threads.
 
@@ -76,7 +89,7 @@ class PackReader:
         find: Finds contents of other packs, for frames that are differences; None where there is no way to.
     """
 
-    def __init__(self, backend: Backend, pack: PackId, find: Find | None = None) -> None:
+    def __init__(self, backend: Readable, pack: PackId, find: Find | None = None) -> None:
         self._backend = backend
         self._find = find
         self._block = (-1, b"")
@@ -136,13 +149,38 @@ class PackReader:
             MalformedPackError: The index is not that of this pack.
             CorruptError, ReadError: As for :meth:`footer`.
         """
-        return PackSummary(self._pack, self.kind(), self.footer().file_size, tuple(self._locations()))
+        locations = tuple(location for _, location in self.walk() if location is not None)
+        return PackSummary(self._pack, self.kind(), self.footer().file_size, locations)
 
-    def stored(self, location: ContentLocation) -> StoredContent:
+    def walk(self) -> Iterator[tuple[FrameEntry, ContentLocation | None]]:
+        """Every frame in order, and with the last one of each content where that content is.
+
+        Nothing of it is to be believed before the end, where the whole index is known to be that of the pack.
+
+        Raises:
+            MalformedPackError: It is not.
+            CorruptError, ReadError: As for :meth:`footer`.
+        """
+        footer, kind = self.footer(), self.kind()
+        digest = hashlib.sha256(encode_header(kind))
+        rules = IndexRules(footer, kind)
+        for block in self._index_blocks(footer):
+            digest.update(block)
+            for entry in parse_entries(block, footer):
+                yield entry, rules.add(entry)
+        rules.finish()
+        if digest.hexdigest() != self._pack:
+            raise malformed(self._pack, "its index is damaged")
+
+    def stored(
+        self, location: ContentLocation, *, any_copy: bool = False, damaged: frozenset[PackId] = frozenset()
+    ) -> StoredContent:
         """A content of this pack, whose frames can be read in any order.
 
         Args:
             location: Where it is; checked against the index.
+            any_copy: Whether another copy serves where this one is damaged.
+            damaged: Packs in which it was looked for already and found damaged.
 
         Raises:
             MalformedPackError: The pack does not have it there.
@@ -150,13 +188,14 @@ class PackReader:
         """
         if location.pack != self._pack:
             raise self.misplaced(location.content)
-        return StoredContent(self, location, self._find)
+        return StoredContent(self, location, self._find, any_copy=any_copy, damaged=damaged)
 
-    def read(self, location: ContentLocation) -> Iterator[memoryview]:
+    def read(self, location: ContentLocation, *, any_copy: bool = False) -> Iterator[memoryview]:
         """A content's bytes, frame by frame, decoded ahead in threads that end with the iterator.
 
         Args:
             location: Where it is; checked against the index.
+            any_copy: As for :meth:`stored`.
 
         Raises:
             CorruptContentError: A frame or the whole is not what it must be.
@@ -164,16 +203,17 @@ class PackReader:
             MalformedPackError: The pack does not have it there.
             CorruptError, ReadError: As for :meth:`footer`.
         """
-        with closing(read_contents([Wanted(self.stored(location))])) as pieces:
+        with closing(read_contents([Wanted(self.stored(location, any_copy=any_copy))])) as pieces:
             for piece in pieces:
                 yield piece.data
 
-    def read_small(self, location: ContentLocation, max_bytes: int) -> bytes:
+    def read_small(self, location: ContentLocation, max_bytes: int, *, any_copy: bool = False) -> bytes:
         """A whole content in memory, verified.
 
         Args:
             location: Where it is; checked against the index.
             max_bytes: Size above which nothing is read.
+            any_copy: As for :meth:`stored`.
 
         Raises:
             ContentTooLargeError: It is larger.
@@ -184,7 +224,7 @@ class PackReader:
                 f"content {location.content} has {location.size} bytes, more than the {max_bytes} allowed",
                 object=location.content,
             )
-        return b"".join(self.read(location))
+        return b"".join(self.read(location, any_copy=any_copy))
 
     def stored_frame(self, entry: FrameEntry) -> bytes:
         """A frame's stored bytes, their XXH3 compared.
@@ -240,9 +280,14 @@ class PackReader:
         self._verify_id(self.footer())
         return malformed(self._pack, f"content {content} is not where it is said to be")
 
-    def missing(self) -> CorruptError:
-        """The error for a pack that is not there."""
-        return missing(self._key)
+    def require(self) -> None:
+        """Says so where the pack is not there any more.
+
+        Raises:
+            MissingObjectError: It is gone.
+            ReadError: The system refused.
+        """
+        self._backend.size(self._key)
 
     def _check(self, entry: FrameEntry, stored: bytes | memoryview) -> None:
         if checksum(stored) != entry.checksum:
@@ -251,20 +296,6 @@ class PackReader:
     def _index_bytes(self, first: int, count: int) -> bytes:
         offset = self.footer().index_offset + first * ENTRY_BYTES
         return self._backend.read(self._key, offset, count * ENTRY_BYTES)
-
-    def _locations(self) -> Iterator[ContentLocation]:
-        footer, kind = self.footer(), self.kind()
-        digest = hashlib.sha256(encode_header(kind))
-        rules = IndexRules(footer, kind)
-        for block in self._index_blocks(footer):
-            digest.update(block)
-            for entry in parse_entries(block, footer):
-                location = rules.add(entry)
-                if location is not None:
-                    yield location
-        rules.finish()
-        if digest.hexdigest() != self._pack:
-            raise malformed(self._pack, "its index is damaged")
 
     def _index_blocks(self, footer: Footer) -> Iterator[bytes]:
         for first in range(0, footer.entries, _INDEX_BLOCK_ENTRIES):

@@ -1,7 +1,8 @@
 """One stored content: where its frames are, and any of its bytes, whatever they take to decode.
 
-A frame may be a difference from a base, which another pack may hold; and a pack may be replaced by another (repack)
-while it is read. So a content is read with a way to find others, and itself again.
+A frame may be a difference from a base, which another pack may hold; a pack may be replaced by another (repack)
+while it is read, or be damaged where another holds the same content. So a content is read with a way to find others,
+and itself again.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
-from rblstore.errors import CorruptError
+from rblstore.errors import CorruptError, RblError
 from rblstore.objects import limits
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation
-from rblstore.storage.backend import MissingObjectError
-from rblstore.storage.codecs import raw_checksum
+from rblstore.storage.backend import MissingObjectError, ReadError
+from rblstore.storage.codecs import UnknownCodecError, raw_checksum
 from rblstore.storage.rooms import scratch
 
 if TYPE_CHECKING:
     from rblstore.storage.pack_format import FrameEntry
     from rblstore.storage.pack_reader import PackReader
 
-Find: TypeAlias = "Callable[[ContentId, PackId | None], StoredContent | None]"
-"""Finds a content by its id, in another pack than the one named, which is gone."""
+Find: TypeAlias = "Callable[[ContentId, PackId | None, frozenset[PackId]], StoredContent | None]"
+"""Finds a content by its id, in another pack than the one that is gone, if one is, and than those that are damaged."""
 
 
 class StoredContent:
@@ -34,23 +35,36 @@ class StoredContent:
         reader: Of the pack.
         location: Where in it.
         find: Finds another content, or the same one anew; None where there is no way to.
+        any_copy: Whether another copy serves where this one is damaged, as one does where the pack is gone. Whoever
+            asks whether this very copy is whole says no.
+        damaged: Packs in which it was looked for already and found damaged.
 
     Raises:
         MalformedPackError: The pack does not have it there.
         CorruptError, ReadError: As for :meth:`rblstore.storage.pack_reader.PackReader.footer`.
     """
 
-    def __init__(self, reader: PackReader, location: ContentLocation, find: Find | None = None) -> None:
+    def __init__(
+        self,
+        reader: PackReader,
+        location: ContentLocation,
+        find: Find | None = None,
+        *,
+        any_copy: bool = False,
+        damaged: frozenset[PackId] = frozenset(),
+    ) -> None:
         self.location = location
         self.content = location.content
         self.size = location.size
         self._reader = reader
         self._find = find
+        self._damaged = damaged
+        self._replaceable = (CorruptError, ReadError, UnknownCodecError) if any_copy else (MissingObjectError,)
         self._moved: StoredContent | None = None
         try:
             self.frames = self._entries()
-        except MissingObjectError:
-            self.frames = self._elsewhere().frames
+        except self._replaceable as error:
+            self.frames = self._elsewhere(error).frames
         self._starts = [frame.start for frame in self.frames]
 
     def _entries(self) -> tuple[FrameEntry, ...]:
@@ -89,14 +103,23 @@ class StoredContent:
             UnknownCodecError: A later version wrote it.
             CorruptError, ReadError: The pack cannot be read.
         """
+        if self._moved is None:
+            try:
+                self._decode(frame, out)
+                return
+            except self._replaceable as error:
+                self._elsewhere(error)
         if self._moved is not None:
             self._moved.read_into(out, frame.start)
-            return
-        beneath = self._beneath(frame)
+
+    def _decode(self, frame: FrameEntry, out: memoryview) -> None:
         try:
-            self._reader.decode_into(frame, out, beneath)
-        except MissingObjectError:
-            self._elsewhere().read_into(out, frame.start)
+            beneath = self._beneath(frame)
+        except CorruptError:
+            # What was a difference is none in the pack that took this one's place, and its base may be gone by now.
+            self._reader.require()
+            raise
+        self._reader.decode_into(frame, out, beneath)
 
     def stored_frame(self, frame: FrameEntry) -> bytes:
         """One of its frames as the pack has it; raises as :meth:`read_frame` does."""
@@ -128,7 +151,7 @@ class StoredContent:
         """The base's bytes where a frame needs them, in this thread's own memory."""
         if frame.base is None:
             return None
-        base = None if self._find is None else self._find(frame.base, None)
+        base = None if self._find is None else self._find(frame.base, None, frozenset())
         if base is None:
             raise self._reader.damaged(frame, f"its base {frame.base} is not stored")
         if base.bases:
@@ -138,11 +161,21 @@ class StoredContent:
             base.read_into(room, frame.start)
         return room
 
-    def _elsewhere(self) -> StoredContent:
-        """The same content in the pack that took the place of the one that is gone."""
+    def _elsewhere(self, error: RblError) -> StoredContent:
+        """The same content in another pack than the one that is gone, or damaged; from now on it is read from there.
+
+        Raises:
+            RblError: There is none, and this is why one is needed.
+        """
         if self._moved is None:
-            moved = None if self._find is None else self._find(self.content, self.location.pack)
-            if moved is None or moved.location.pack == self.location.pack:
-                raise self._reader.missing()
+            own = self.location.pack
+            # A pack that is gone may be there again later: a repack undone makes the same one. Damage stays.
+            damaged = self._damaged if isinstance(error, MissingObjectError) else self._damaged | {own}
+            try:
+                moved = None if self._find is None else self._find(self.content, own, damaged)
+            except (CorruptError, ReadError):
+                moved = None  # the other copies are no better
+            if moved is None or moved.location.pack == own:
+                raise error
             self._moved = moved
         return self._moved

@@ -91,10 +91,14 @@ class Shelf:
         """A reader of one of the packs, that finds the others."""
         return PackReader(self.backend, pack, self.find)
 
-    def find(self, content: ContentId, gone: PackId | None = None) -> StoredContent | None:
-        """A content in another pack than the one that is gone."""
-        found = [location for location in self.locations.get(content, []) if location.pack != gone]
-        return self.reader(found[0].pack).stored(found[0]) if found else None
+    def find(
+        self, content: ContentId, gone: PackId | None = None, damaged: frozenset[PackId] = frozenset()
+    ) -> StoredContent | None:
+        """A content in another pack than those that are gone or damaged."""
+        found = [location for location in self.locations.get(content, []) if location.pack not in {gone, *damaged}]
+        if not found:
+            return None
+        return self.reader(found[0].pack).stored(found[0], any_copy=bool(damaged), damaged=damaged)
 
     def stored(self, data: bytes) -> StoredContent:
         """The stored content of these bytes."""

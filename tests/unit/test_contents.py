@@ -14,7 +14,7 @@ import rblstore
 from rblstore.catalog.engine import CatalogFailedError
 from rblstore.objects.ids import PackId
 from rblstore.storage.backend import MissingObjectError
-from rblstore.storage.pack_format import pack_key
+from rblstore.storage.pack_format import MalformedPackError, pack_key
 from rblstore.storage.pack_writer import PackWriter
 from rblstore.storage.rooms import scratch
 
@@ -68,6 +68,44 @@ def test_a_copy_that_is_left_is_found(repo: Any) -> None:
     assert store.contents.read_small(sha256(BASE), len(BASE)) == BASE
 
 
+def rot(repo: Any, pack: PackId, at: int) -> None:
+    """Turns a bit of a pack over; a negative place counts from its end."""
+    path = repo._store.folder / pack_key(pack)
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("at", [100, -20, -120], ids=["frame", "footer", "index"])
+def test_a_whole_copy_in_another_pack_serves(repo: Any, at: int) -> None:
+    store = repo._store
+    first = write(repo, BASE, noise(10, 1))
+    tuned = write(repo, FINE, base=BASE)
+    write(repo, BASE, noise(10, 2))
+    store.close()
+    rot(repo, first, at)
+    with rblstore.open(store.root) as again:
+        contents = again._store.contents
+        assert contents.read_small(sha256(BASE), len(BASE)) == BASE
+        assert b"".join(contents.read(contents.stored([sha256(BASE)]))) == BASE
+        assert contents.find(sha256(BASE)) is not None
+        assert contents.read_small(sha256(FINE), len(FINE)) == FINE
+        again._store.backend.delete(pack_key(tuned))
+        with pytest.raises(MissingObjectError):
+            contents.read_small(sha256(FINE), len(FINE))
+
+
+def test_where_every_copy_is_damaged_the_first_is_named(repo: Any) -> None:
+    first, second = write(repo, BASE, noise(10, 1)), write(repo, BASE, noise(10, 2))
+    for pack in (first, second):
+        rot(repo, pack, -20)
+    with pytest.raises(MalformedPackError, match=first):
+        repo._store.contents.find(sha256(BASE))
+    with pytest.raises(MalformedPackError, match=first):
+        repo._store.contents.read_small(sha256(BASE), len(BASE))
+
+
 def test_what_was_a_difference_serves_as_a_base_once_it_is_none(repo: Any) -> None:
     store = repo._store
     write(repo, BASE)
@@ -111,11 +149,7 @@ def test_a_base_that_no_pack_holds_is_named(repo: Any, tmp_path: Path) -> None:
 def test_a_base_that_rotted_is_what_a_full_check_blames(repo: Any) -> None:
     pack = write(repo, BASE)
     write(repo, FINE, base=BASE)
-    path = repo._store.folder / pack_key(pack)
-    data = bytearray(path.read_bytes())
-    data[100] ^= 1
-    path.chmod(0o600)
-    path.write_bytes(data)
+    rot(repo, pack, 100)
     problems = {damage.object: damage.problem for damage in repo.fsck(full=True).damages}
     assert problems.keys() == {sha256(BASE), sha256(FINE)}
     assert sha256(BASE) in problems[sha256(FINE)]

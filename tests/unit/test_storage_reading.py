@@ -17,7 +17,7 @@ from rblstore.storage.backend import MissingObjectError
 from rblstore.storage.codecs import DELTA
 from rblstore.storage.decoding import Piece, Wanted, read_contents
 from rblstore.storage.pack_check import check_pack
-from rblstore.storage.pack_format import HEADER_BYTES
+from rblstore.storage.pack_format import HEADER_BYTES, MalformedPackError, pack_key
 from rblstore.storage.pack_reader import CorruptContentError, PackReader
 from rblstore.storage.pack_writer import PackWriter
 from rblstore.storage.stored_content import StoredContent
@@ -261,13 +261,70 @@ def test_a_find_that_gives_the_same_pack_again_does_not_go_round(shelf: Shelf) -
     location = shelf.stored(DATA).location
     stored: list[StoredContent] = []
 
-    def find(content: ContentId, gone: PackId | None) -> StoredContent | None:
+    def find(content: ContentId, gone: PackId | None, damaged: frozenset[PackId]) -> StoredContent | None:
         return stored[0]
 
     stored.append(PackReader(shelf.backend, location.pack, find).stored(location))
     shelf.remove(location.pack)
     with pytest.raises(MissingObjectError, match=location.pack):
         list(read_contents([Wanted(stored[0])]))
+
+
+def test_two_repacks_within_one_read(shelf: Shelf) -> None:
+    """A difference was stored whole, and then its base was dropped: the old pack is gone, and so is what it needs."""
+    stored = shelf.stored(TUNED)
+    old, base = stored.location.pack, shelf.stored(BASE).location.pack
+    with closing(read_contents([Wanted(stored)], workers=0)) as pieces:
+        got = bytearray(next(pieces).data)
+        shelf.put(noise(9), TUNED, frame_bytes=700)
+        shelf.remove(old)
+        shelf.remove(base)
+        del shelf.locations[sha256(BASE)]
+        for piece in pieces:
+            got += piece.data
+    assert got == TUNED
+
+
+def test_a_base_that_is_lost_is_what_is_named_while_the_pack_is_there(shelf: Shelf) -> None:
+    stored = shelf.stored(TUNED)
+    del shelf.locations[sha256(BASE)]
+    with pytest.raises(CorruptContentError, match=f"its base {sha256(BASE)} is not stored"):
+        stored.read_into(memoryview(bytearray(len(TUNED))), 0)
+
+
+@pytest.mark.parametrize("frame", [0, 4, 9])
+def test_a_whole_copy_serves_where_one_is_damaged_but_not_whoever_asks_about_that_one(shelf: Shelf, frame: int) -> None:
+    location = shelf.stored(DATA).location
+    entry = shelf.stored(DATA).frames[frame]
+    shelf.put(noise(5), DATA, frame_bytes=FRAME)
+    shelf.put(noise(6), DATA, frame_bytes=333)
+    second = shelf.find(sha256(DATA), location.pack)
+    assert second is not None
+    shelf.rot(location.pack, entry.offset)
+    shelf.rot(second.location.pack, second.frames[1].offset)
+    reader = shelf.reader(location.pack)
+    with pytest.raises(CorruptContentError, match=f"checksum of its frame at {frame * FRAME}"):
+        list(reader.read(location))
+    assert b"".join(reader.read(location, any_copy=True)) == DATA
+
+
+def test_a_whole_copy_serves_where_a_pack_is_no_pack(shelf: Shelf) -> None:
+    location = shelf.stored(DATA).location
+    shelf.put(noise(5), DATA, frame_bytes=FRAME)
+    shelf.rot(location.pack, shelf.backend.size(pack_key(location.pack)) - 1)
+    with pytest.raises(MalformedPackError):
+        shelf.reader(location.pack).stored(location)
+    assert b"".join(shelf.reader(location.pack).read(location, any_copy=True)) == DATA
+
+
+def test_where_every_copy_is_damaged_the_content_is_named(shelf: Shelf) -> None:
+    location = shelf.stored(DATA).location
+    shelf.put(noise(5), DATA, frame_bytes=FRAME)
+    for one in list(shelf.locations[sha256(DATA)]):
+        shelf.rot(one.pack, shelf.reader(one.pack).stored(one).frames[0].offset)
+    with pytest.raises(CorruptContentError) as caught:
+        list(shelf.reader(location.pack).read(location, any_copy=True))
+    assert caught.value.content == sha256(DATA)
 
 
 def test_a_base_that_became_a_difference_meanwhile_never_gives_wrong_bytes(shelf: Shelf) -> None:
@@ -278,8 +335,8 @@ def test_a_base_that_became_a_difference_meanwhile_never_gives_wrong_bytes(shelf
     shelf.put(BASE, bases={BASE: root}, frame_bytes=FRAME)
     gone = base.location.pack
 
-    def find(content: ContentId, gone: PackId | None = None) -> StoredContent | None:
-        return base if content == sha256(BASE) and gone is None else shelf.find(content, gone)
+    def find(content: ContentId, gone: PackId | None, damaged: frozenset[PackId]) -> StoredContent | None:
+        return base if content == sha256(BASE) and gone is None else shelf.find(content, gone, damaged)
 
     stored = PackReader(shelf.backend, tuned.location.pack, find).stored(tuned.location)
     shelf.remove(gone)
@@ -319,7 +376,8 @@ def test_a_difference_reads_only_what_lies_beneath(shelf: Shelf, monkeypatch: py
         reads.append((offset, len(out)))
         out[:] = real(key, offset, len(out))
 
-    finder = PackReader(shelf.backend, stored.location.pack, lambda content, gone: base).stored(stored.location)
+    reader = PackReader(shelf.backend, stored.location.pack, lambda content, gone, damaged: base)
+    finder = reader.stored(stored.location)
     monkeypatch.setattr(shelf.backend, "read", read)
     monkeypatch.setattr(shelf.backend, "read_into", read_into)
     finder.read_into(memoryview(bytearray(10)), 3 * FRAME + 5)
