@@ -30,26 +30,26 @@ Importing this module imports neither torch nor transformers; the methods that n
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from rblstore.errors import (
-    BadSignatureError,
-    ConflictError,
-    CorruptError,
-    DivergedError,
-    InputError,
-    LockedError,
-    NoRepositoryError,
-    NotFoundError,
-    NothingChangedError,
-    RblError,
-    UsageError,
-)
-
+TYPE_CHECKING = False  # as type checkers read it; importing it would take longer than everything else here
 if TYPE_CHECKING:
+    from typing import Any
+
     from rblstore.api import Repository
     from rblstore.checkpoints.saving import AdapterTensors
     from rblstore.entry import init, load_checkout, open, reindex  # noqa: A004
+    from rblstore.errors import (
+        BadSignatureError,
+        ConflictError,
+        CorruptError,
+        DivergedError,
+        InputError,
+        LockedError,
+        NoRepositoryError,
+        NotFoundError,
+        NothingChangedError,
+        RblError,
+        UsageError,
+    )
 
 __version__ = "0.1.0"
 
@@ -76,6 +76,17 @@ __all__ = [
 
 _LAZY = {
     "AdapterTensors": "rblstore.checkpoints.saving",
+    "BadSignatureError": "rblstore.errors",
+    "ConflictError": "rblstore.errors",
+    "CorruptError": "rblstore.errors",
+    "DivergedError": "rblstore.errors",
+    "InputError": "rblstore.errors",
+    "LockedError": "rblstore.errors",
+    "NoRepositoryError": "rblstore.errors",
+    "NotFoundError": "rblstore.errors",
+    "NothingChangedError": "rblstore.errors",
+    "RblError": "rblstore.errors",
+    "UsageError": "rblstore.errors",
     "Repository": "rblstore.api",
     "init": "rblstore.entry",
     "load_checkout": "rblstore.entry",

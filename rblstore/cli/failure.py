@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 
+from rblstore.cli import signals
 from rblstore.cli.outcome import say, write_document
 from rblstore.cli.render.text import printable
 from rblstore.errors import RblError
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -81,15 +80,15 @@ def from_system(error: OSError) -> Failure:
 
 
 def interrupted() -> Failure:
-    """Ctrl-C before the command was done."""
-    return Failure("interrupted; nothing is half done", "interrupted", INTERRUPTED)
+    """Ctrl-C, or another signal that ends programs, before the command was done."""
+    return Failure(signals.message(), signals.code(), signals.exit_code())
 
 
 def write_failure(failure: Failure, *, as_json: bool) -> None:
     """Prints the message and the hint on stderr and, with ``--json``, the document on stdout."""
     if as_json:
         write_document(failure.as_json())
-    if failure.code == "interrupted":
+    if failure.code in signals.CODES.values():
         say(failure.error, err=True)
         return
     say(f"{click.style('error:', fg='red')} {printable(failure.error)}", err=True)

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
-from rblstore.cli.failure import INTERRUPTED, from_error, from_system, from_usage, interrupted, write_failure
+from rblstore.cli import signals
+from rblstore.cli.failure import from_error, from_system, from_usage, interrupted, write_failure
 from rblstore.cli.outcome import Outcome, say, write_outcome
 from rblstore.cli.registry import SECTIONS, SUMMARIES
 from rblstore.errors import RblError, UsageError
@@ -49,21 +50,22 @@ class Verb(click.Command):
         try:
             write_outcome(outcome, as_json=as_json)
         except BrokenPipeError:
-            _discard_output()
+            _discard(sys.stdout)
         except KeyboardInterrupt:  # the command itself was done
-            ctx.exit(INTERRUPTED)
+            ctx.exit(signals.exit_code())
         ctx.exit(outcome.exit_code)
 
 
-def _discard_output() -> None:
-    """Points stdout at nothing: its reader has gone (``rbl log | head``), which is no failure of ours."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError, AttributeError):
-        return
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, descriptor)
-    os.close(null)
+def _discard(*streams: TextIO) -> None:
+    """Points streams at nothing: who read them has gone (``rbl log | head``), which is no failure of ours."""
+    for stream in streams:
+        try:
+            descriptor = stream.fileno()
+        except (OSError, ValueError, AttributeError):
+            continue
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, descriptor)
+        os.close(null)
 
 
 class LazyGroup(click.Group):
@@ -133,9 +135,15 @@ class LazyGroup(click.Group):
             except BrokenPipeError:
                 raise
             except OSError as error:
-                failure = from_system(error)
-            write_failure(failure, as_json=as_json)
+                # Where the terminal went away, taking the progress bar off it failed: the signal is what happened.
+                failure = from_system(error) if signals.received() is None else interrupted()
+            try:
+                write_failure(failure, as_json=as_json)
+            except OSError:
+                if signals.received() is None:
+                    raise
+                _discard(sys.stdout, sys.stderr)  # the terminal went away, which is what the signal said
         except BrokenPipeError:
-            _discard_output()
+            _discard(sys.stdout)
             return 1
         return failure.exit_code

@@ -9,7 +9,7 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from rblstore.cli.main import rbl
+from rblstore.cli.program import rbl
 
 
 def run(*arguments: str | Path) -> Result:

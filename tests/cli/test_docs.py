@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 import rblstore
 from rblstore import errors
-from rblstore.cli import failure
-from rblstore.cli.main import rbl
+from rblstore.cli import failure, signals
+from rblstore.cli.program import rbl
 from rblstore.cli.registry import SUMMARIES
 from rblstore.cli.verb import Verb
 
@@ -168,7 +168,8 @@ def test_the_codes_of_failures_are_those_of_the_errors() -> None:
     for module in pkgutil.walk_packages(rblstore.__path__, "rblstore."):
         if not module.name.startswith("rblstore.migrations") and not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    exits: dict[str, int] = {code: 1 for code, *_ in failure._SYSTEM.values()} | {"system_error": 1, "interrupted": 130}
+    exits: dict[str, int] = {code: 1 for code, *_ in failure._SYSTEM.values()} | {"system_error": 1}
+    exits |= {code: 128 + number for number, code in signals.CODES.items()}
     families = [errors.RblError]
     while families:
         family = families.pop()

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from rblstore import errors
 from rblstore.cli.invocation import Invocation
-from rblstore.cli.main import rbl
+from rblstore.cli.program import rbl
 from rblstore.cli.render.text import columns, number, printable, size
 from rblstore.cli.verb import Verb
 

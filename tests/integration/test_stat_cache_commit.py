@@ -17,7 +17,7 @@ from tiny_checkpoints import Tensor, values, write_adapter, write_base
 
 import rblstore
 from rblstore.checkpoints.pickles import HEAD_BYTES
-from rblstore.cli.main import rbl
+from rblstore.cli.program import rbl
 from rblstore.operations import adapter_base
 from rblstore.operations.stat_cache import StatCache
 
