@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, and_, func, or_, select
 
 from rblstore.catalog.rows import PackRow, read_count, read_id, read_pack_kind, read_text
 from rblstore.catalog.snapshot import Snapshot, batches
@@ -172,6 +172,29 @@ class ContentIndex(Snapshot):
             statement = statement.where(records.c.kind.in_(kinds))
         rows = self._all(statement.order_by(records.c.id).limit(limit))
         return [(read_id(row.id, RecordId), read_text(row.kind)) for row in rows]
+
+    def all_evidence(self) -> Iterator[tuple[str, RecordId]]:
+        """Every subject, and each record that points at it; read as they are taken."""
+        subject, position = "", -1
+        while True:
+            statement = (
+                select(evidence.c.subject, evidence.c.position, records.c.id)
+                .join_from(evidence, records, records.c.position == evidence.c.position)
+                .where(
+                    or_(
+                        evidence.c.subject > subject,
+                        and_(evidence.c.subject == subject, evidence.c.position > position),
+                    )
+                )
+                .order_by(evidence.c.subject, evidence.c.position)
+                .limit(_PAGE)
+            )
+            rows = self._all(statement)
+            for row in rows:
+                subject, position = read_text(row.subject), read_count(row.position)
+                yield subject, read_id(row.id, RecordId)
+            if len(rows) < _PAGE:
+                return
 
     def evidence(self, subject: RecordId, kind: str | None = None) -> list[RecordId]:
         """The records that point at a subject, in the order in which they were added.

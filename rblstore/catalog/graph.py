@@ -125,6 +125,11 @@ class CommitGraph(Snapshot):
                 found = {id: generation for id, generation in found.items() if id in reached}
         return newest_first(self._rows(list(found)))
 
+    def commit_rows(self, wanted: Iterable[CommitId]) -> Iterator[CommitRow]:
+        """Those of many commits that are there, in no order; read as they are taken."""
+        for batch in batches(wanted):
+            yield from self._rows(batch)
+
     def composition(self, id: CompositionId) -> Composition | None:
         """A composition's record, or None where there is none of that id."""
         return self.compositions([id]).get(id)

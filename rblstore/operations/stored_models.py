@@ -15,7 +15,7 @@ from rblstore.checkpoints.stored_checkpoint import StoredCheckpoint
 from rblstore.errors import CorruptError
 from rblstore.objects import limits
 from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, Identity, StoredTensor
-from rblstore.objects.history_records import Composition
+from rblstore.objects.history_records import Composition, Slot
 from rblstore.objects.ids import ContentId
 from rblstore.repository import Store
 
@@ -152,12 +152,18 @@ def members(store: Store, composition: Composition) -> list[Member]:
     Raises:
         CorruptError: A record is missing or damaged.
     """
-    found = []
-    for slot in composition.slots:
-        behavior = store.record(slot.behavior, Behavior)
-        config = adapter_config(store, behavior) if behavior.form == "adapter" else None
-        found.append(Member(slot.name, behavior, slot.weight, config))
-    return found
+    return [member(store, slot) for slot in composition.slots]
+
+
+def member(store: Store, slot: Slot) -> Member:
+    """One behavior of a stored composition.
+
+    Raises:
+        CorruptError: A record is missing or damaged.
+    """
+    behavior = store.record(slot.behavior, Behavior)
+    config = adapter_config(store, behavior) if behavior.form == "adapter" else None
+    return Member(slot.name, behavior, slot.weight, config)
 
 
 def check_members(

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rblstore.errors import CorruptError
 from rblstore.objects.ids import ContentId, PackId
@@ -21,6 +20,9 @@ from rblstore.storage.pack_format import FrameEntry, checksum, pack_key
 from rblstore.storage.pack_reader import CorruptContentError, PackReader, Readable
 from rblstore.storage.rooms import scratch
 from rblstore.storage.stored_content import Find
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 # Neighbouring frames are read together up to so many bytes; a larger frame by itself. Small enough for a processor's
 # cache to still have the bytes when their checksums are taken.
@@ -79,7 +81,7 @@ class _Whole:
 
 
 def check_packs(
-    backend: Backend, packs: Iterable[PackId], *, workers: int = DEFAULT_WORKERS, frames: bool = True
+    backend: Readable, packs: Iterable[PackId], *, workers: int = DEFAULT_WORKERS, frames: bool = True
 ) -> Iterator[CheckedPack]:
     """Checks packs without decoding: header, footer, index against the pack's id, and every frame's XXH3.
 
@@ -94,6 +96,8 @@ def check_packs(
     Yields:
         Each pack, in order.
     """
+    from concurrent.futures import ThreadPoolExecutor  # not for whoever only writes packs
+
     pool = ThreadPoolExecutor(workers, thread_name_prefix="rbl-check")
     ahead: deque[Future[CheckedPack]] = deque()
     try:
@@ -112,14 +116,14 @@ def check_packs(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _is_small(backend: Backend, pack: PackId) -> bool:
+def _is_small(backend: Readable, pack: PackId) -> bool:
     try:
         return backend.size(pack_key(pack)) <= _SMALL_PACK
     except (CorruptError, ReadError):
         return True  # which reading it says again
 
 
-def _check_small(backend: Backend, pack: PackId, *, frames: bool) -> CheckedPack:
+def _check_small(backend: Readable, pack: PackId, *, frames: bool) -> CheckedPack:
     key = pack_key(pack)
     try:
         whole = _Whole(backend.read(key, 0, backend.size(key)))
