@@ -58,13 +58,15 @@ class Contents:
 
     def pack(self, pack: PackId) -> PackReader:
         """A reader of one pack, kept."""
-        if pack not in self._packs:
+        reader = self._packs.get(pack)
+        if reader is None:
             from rblstore.storage.pack_reader import PackReader
 
             if len(self._packs) >= _KEPT_PACKS:
                 self._packs.clear()  # a training run makes thousands, and reads few of them twice
-            self._packs[pack] = PackReader(self._backend, pack, self.find)
-        return self._packs[pack]
+            # Another thread may clear it at any time: what is returned is not looked up again.
+            self._packs[pack] = reader = PackReader(self._backend, pack, self.find)
+        return reader
 
     def has(self, content: ContentId) -> bool:
         """Whether a content is stored."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ from sqlalchemy.pool import QueuePool
 from rblstore.errors import CorruptError, LockedError, RblError
 
 BUSY_TIMEOUT_SECONDS: Final = 30.0
+# SQLite waits longer each time that it asks, so that whoever comes last asks first. Everybody asks equally often here.
+_TURN_SECONDS: Final = 0.008
 REINDEX_HINT: Final = "The catalog is only an index: run `rbl reindex` to rebuild it."
 
 _WRITE_OPTION = "catalog_write"
@@ -106,16 +109,35 @@ def open_engine(path: Path, busy_timeout: float) -> Engine:
         if connection.opened_for != _file_now(path):
             raise DisconnectionError("the catalog is another file now, or this another process")
 
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get(_WRITE_OPTION, False):
+            _begin_writing(connection, busy_timeout)
+        else:
+            connection.exec_driver_sql("BEGIN")
+
     engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool, pool_size=8, max_overflow=-1)
     event.listen(engine, "checkout", check)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", begin)
     return engine
 
 
-def _begin(connection: Connection) -> None:
-    """Begins what the connection is for. IMMEDIATE takes the write lock at once: no read of a writer is ever stale."""
-    writes = connection.get_execution_options().get(_WRITE_OPTION, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _begin_writing(connection: Connection, busy_timeout: float) -> None:
+    """Takes the write lock at once: no read of a writer is ever stale. Nobody who waits is passed over for ever."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    until = time.monotonic() + busy_timeout
+    driver.execute(f"PRAGMA busy_timeout={round(1000 * min(_TURN_SECONDS, busy_timeout))}")
+    try:
+        while True:
+            try:
+                driver.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() >= until:
+                    raise
+            else:
+                return
+    finally:
+        driver.execute(f"PRAGMA busy_timeout={round(1000 * busy_timeout)}")
 
 
 def holds(engine: Engine, path: str, content: str) -> bool:
@@ -171,6 +193,8 @@ def translating(path: str) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise translated(error.orig, path) from error
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
 
 
 @contextmanager

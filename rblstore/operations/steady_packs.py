@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
+from rblstore.errors import LockedError
 from rblstore.objects.ids import PackId
 from rblstore.repository import Store
 from rblstore.storage.backend import MissingObjectError
+from rblstore.storage.locks import LockUnavailableError
 
 T = TypeVar("T")
 
@@ -34,7 +36,12 @@ def while_packs_stay(store: Store, look: Callable[[], T]) -> T:
         else:
             if before <= packs_now(store):
                 return found
-    return look()
+    try:
+        # Packs are replaced faster than they are looked at.
+        with store.maintenance():
+            return look()
+    except (LockedError, LockUnavailableError):
+        return look()
 
 
 def packs_now(store: Store) -> set[tuple[PackId, str]]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from catalog_samples import MAIN, TIME, commit, composition, copy_of, fresh_catalog, made, moved, pack, statement
@@ -20,6 +21,7 @@ from rblstore.catalog.engine import (
     CatalogDamagedError,
     CatalogFailedError,
     CommitOutcomeUnknownError,
+    _CatalogConnection,
     open_engine,
 )
 from rblstore.catalog.operation_log import next_operation
@@ -265,3 +267,24 @@ def test_processes_that_increment_one_ref_lose_nothing(catalog: Catalog) -> None
         history = reader.operations_after(0)
     assert [operation.sequence for operation in history] == list(range(1, 41))
     assert [int(operation.changes[0].after, 16) for operation in history] == list(range(1, 41))
+
+
+def test_a_writer_that_waits_asks_as_often_as_one_that_comes_later(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Asking(_CatalogConnection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            asked.append(sql)
+            return super().execute(sql, *parameters)
+
+    monkeypatch.setattr("rblstore.catalog.engine._CatalogConnection", Asking)
+    with Catalog.open(catalog.path, busy_timeout=0.5) as waiting:
+        with catalog.write(), pytest.raises(CatalogBusyError), waiting.write():
+            pass
+        assert asked.count("BEGIN IMMEDIATE") > 5
+        with waiting._engine.connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 500
+        with waiting.write():
+            pass

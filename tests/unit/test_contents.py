@@ -164,3 +164,14 @@ def test_a_forked_process_has_scratch_memory_of_its_own() -> None:
         os._exit(0)
     os.waitpid(child, 0)
     assert mine[0] == 1
+
+
+def test_a_reader_of_a_pack_is_kept_by_whoever_asked_when_another_thread_forgets_it(repo: Any) -> None:
+    class Forgetful(dict[PackId, Any]):
+        def __setitem__(self, key: PackId, value: Any) -> None:
+            super().__setitem__(key, value)
+            self.clear()
+
+    pack = write(repo, BASE)
+    repo._store.contents._packs = Forgetful()
+    assert repo._store.contents.pack(pack).kind() == "C"
