@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 from checkpoint_files import write_checkpoint
+from trials import FULL
 
 import rblstore
 from rblstore.errors import RblError
 from rblstore.operations.stat_cache import StatCache
 
-FULL = os.environ.get("RBL_TEST_TIER") == "full"
 CASES = [
     (call, code, for_good)
     for call in ("write", "fsync", "ftruncate", "fchmod", "rename", "mkdir")

@@ -1,16 +1,14 @@
-"""A repack that is killed, interrupted or refused by the system: the packs before or the packs after, never a third.
+"""R1: a repack that is killed, interrupted or refused by the system: the packs before or after, never a third.
 
-The quick tier kills 8 times, with a seed that it prints; ``RBL_TEST_TIER=full`` kills 100 times. ``RBL_TEST_SEED``
-repeats a run.
+python -m pytest tests/crash/test_kill_repack.py
+RBL_TEST_TIER=full python -m pytest tests/crash/test_kill_repack.py
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import random
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 
 import pytest
 from checkpoint_files import digests, write_checkpoint, write_tuned
-from test_kill_commit import PATIENCE_SECONDS, SEED, Pipe, worker
+from forked import Server
+from trials import FULL, Trials
 
 import rblstore
 from rblstore.catalog.database import Catalog
@@ -26,8 +25,6 @@ from rblstore.catalog.engine import CommitOutcomeUnknownError
 from rblstore.catalog.writer import CatalogWriter
 from rblstore.errors import RblError
 
-FULL = os.environ.get("RBL_TEST_TIER") == "full"
-KILLS = 100 if FULL else 8
 MOST_STEPS = 500 if FULL else 60
 
 
@@ -42,6 +39,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         repo.commit("base", identity=base, compression="none")
         repo.commit("more", behaviors={"more": write_tuned(folder / "more", base, 3)}, compression="none")
     return folder
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with Server() as running:
+        yield running
 
 
 @pytest.fixture
@@ -85,50 +88,37 @@ def check(made: Path, store: Path, folder: Path, before: Any, *, leftovers: bool
         assert repo.du().contents.ratio > 2
 
 
-def test_a_killed_repack(made: Path, tmp_path: Path) -> None:
-    print(f"RBL_TEST_SEED={SEED}")
-    moment = random.Random(f"{SEED} repack")
-    left = 0
+@pytest.mark.slow
+def test_a_killed_repack(server: Server, made: Path, tmp_path: Path) -> None:
     with rblstore.open(made / "store") as repo:
         before = told(repo)
-    for number in range(KILLS):
-        folder = tmp_path / str(number)
-        store = folder / "store"
-        shutil.copytree(made / "store", store)
-        with worker("repack", store, folder) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            pipe = Pipe(process.stdout)
-            heard = pipe.lines(PATIENCE_SECONDS, 1 + moment.choice((0, 1, 2, 3)))
-            assert heard[0] == "ready", process.stderr.read().decode()
-            pipe.lines(moment.uniform(0.0, 0.15))
-            process.send_signal(signal.SIGKILL)
-            process.wait(PATIENCE_SECONDS)
-            pipe.rest()
-            assert process.returncode == -signal.SIGKILL, process.stderr.read().decode()
-        with rblstore.open(store) as repo:
-            left += listed(repo) != packs(store)
-        check(made, store, folder, before, leftovers=True)
-        shutil.rmtree(folder)
-    print(f"{KILLS} kills: {left} left packs that the catalog does not list")
+    with Trials("R1", "kills at random: repack of differences", quick=8, full=400) as run:
+        for number in run:
+            folder = tmp_path / str(number)
+            store = folder / "store"
+            shutil.copytree(made / "store", store)
+            server.employ("repack", store, folder, made / "more")
+            server.hear(run.moment.choice((0, 1, 2, 3)), run.moment.uniform(0.0, 0.15))
+            killed = server.dismiss()
+            run.count("acknowledged", len(killed.acknowledged))
+            with rblstore.open(store) as repo:
+                run.count("left packs that the catalog does not list", listed(repo) != packs(store))
+            check(made, store, folder, before, leftovers=True)
+            shutil.rmtree(folder)
 
 
-def test_checkouts_beside_a_process_that_repacks_all_the_time(made: Path, store: Path, tmp_path: Path) -> None:
-    with worker("repack", store, tmp_path) as process:
-        assert process.stdout is not None
-        pipe = Pipe(process.stdout)
-        assert pipe.lines(PATIENCE_SECONDS, 1) == ["ready"]
-        heard: list[str] = []
-        with rblstore.open(store) as repo:
-            for number in range(40 if FULL else 6):
-                for revision, name in (("main", "ft"), ("base", "more")):
-                    repo.checkout(revision, tmp_path / f"{name}{number}")
-                    assert digests(tmp_path / f"{name}{number}") == digests(made / name)
-                heard += pipe.lines(PATIENCE_SECONDS, 1)
-            process.kill()
-            process.wait(PATIENCE_SECONDS)
-            assert heard
-            assert repo.fsck(full=True).damages == ()
+def test_checkouts_beside_a_process_that_repacks_all_the_time(
+    server: Server, made: Path, store: Path, tmp_path: Path
+) -> None:
+    server.employ("repack", store, tmp_path, made / "more")
+    with rblstore.open(store) as repo:
+        for number in range(40 if FULL else 6):
+            for revision, name in (("main", "ft"), ("base", "more")):
+                repo.checkout(revision, tmp_path / f"{name}{number}")
+                assert digests(tmp_path / f"{name}{number}") == digests(made / name)
+            server.hear(1)
+        assert server.dismiss().acknowledged
+        assert repo.fsck(full=True).damages == ()
 
 
 class Failing:
