@@ -106,12 +106,13 @@ class SourceFile:
         """The file's bytes as it was scanned, the first ``max_bytes`` of them where there are more.
 
         Raises:
-            BadDirectoryError: It is gone, or is no longer a regular file.
+            BadDirectoryError: It is gone, is no longer a regular file, or could not be read.
             TruncatedFileError: It is shorter than it was.
         """
         descriptor = self.open()
         try:
-            return read_exact(descriptor, 0, min(self.size, max_bytes))
+            with _naming(self.path):
+                return read_exact(descriptor, 0, min(self.size, max_bytes))
         finally:
             os.close(descriptor)
 
@@ -133,8 +134,13 @@ class SourceDirectory:
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
+    """Says in every error which file it was."""
     try:
         yield
+    except (BadDirectoryError, TruncatedFileError) as error:
+        if error.object is not None:
+            raise
+        raise type(error)(f"{path}: {error.message}", object=path, hint=error.hint) from error
     except NotRegularError as error:
         raise BadDirectoryError(
             f"{path} is not a regular file", object=path, hint="Remove it and try again."
@@ -180,7 +186,7 @@ def read_exactly_into(descriptor: int, offset: int, out: memoryview) -> None:
             count = os.preadv(descriptor, [out], offset)
         except OSError as error:
             raise BadDirectoryError(
-                f"reading {len(out)} bytes at {offset} failed: {error.strerror or error}"
+                f"reading {len(out)} bytes at {offset} failed: {error.strerror or error}", hint="Check the disk."
             ) from error
         if not count:
             raise TruncatedFileError(
@@ -200,7 +206,7 @@ def _hub_cache(root: Path) -> Path | None:
     return None
 
 
-def _blob_location(root: Path, path: str, target: str) -> tuple[Path, tuple[str, ...]]:
+def hub_blob(root: Path, path: str, target: str) -> tuple[Path, tuple[str, ...]]:
     """Where a hub cache keeps what a snapshot's link points at.
 
     Raises:
@@ -239,7 +245,7 @@ class _Scan:
         with _naming("/".join(components) or str(self._path)):
             descriptor = open_directory(root, components)
         try:
-            with os.scandir(descriptor) as entries:
+            with _naming("/".join(components) or str(self._path)), os.scandir(descriptor) as entries:
                 names = sorted(entry.name for entry in entries)
             for name in names:
                 location = (*components, name)
@@ -255,7 +261,7 @@ class _Scan:
                 elif stat.S_ISLNK(mode):
                     with _naming(path):
                         target = os.readlink(name, dir_fd=descriptor)
-                    self._file(path, *_blob_location(self._path, path, target))
+                    self._file(path, *hub_blob(self._path, path, target))
                 elif stat.S_ISREG(mode):
                     self._file(path, self._path, location)
                 else:
@@ -270,15 +276,16 @@ class _Scan:
             raise BadDirectoryError(f"{self._path} holds more than {_MAX_FILES} files", object=str(self._path))
         file = SourceFile(path, "plain", 0, root, location)
         descriptor = file.open()
+        is_safetensors = path.lower().endswith(".safetensors")
         try:
-            size = os.fstat(descriptor).st_size
-            head = read_exact(descriptor, 0, min(size, HEAD_BYTES))
-            is_safetensors = path.lower().endswith(".safetensors")
-            # A header's length may read as a pickle's first opcodes; behind a '{' the header's own parser decides.
-            has_header = is_safetensors and head[8:9] == b"{"
-            pickled = not has_header and (
-                looks_like_pickle(head, path) or self._zip_holds_pickle(descriptor, head, size)
-            )
+            with _naming(path):
+                size = os.fstat(descriptor).st_size
+                head = read_exact(descriptor, 0, min(size, HEAD_BYTES))
+                # A header's length may read as a pickle's first opcodes; behind a '{' the header's own parser decides.
+                has_header = is_safetensors and head[8:9] == b"{"
+                pickled = not has_header and (
+                    looks_like_pickle(head, path) or self._zip_holds_pickle(descriptor, head, size)
+                )
         finally:
             os.close(descriptor)
         if head.startswith(_POINTER_HEAD):

@@ -379,6 +379,8 @@ def test_fsck_and_reindex(story: Story) -> None:
     before = story.json("log")
     assert story.json("fsck", "--full")["ok"] is True
     assert story.ok("fsck").startswith("whole: ")
+    assert story.ok("fsck", "--quick") == story.ok("fsck")
+    assert "--quick and --full" in story.json("fsck", "--quick", "--full", code=2)["error"]
     (story.store / ".rbl" / "catalog.db").unlink()
     assert story.json("log", code=6)["code"] == "corrupt"
     assert story.json("reindex")["operations"] >= 4

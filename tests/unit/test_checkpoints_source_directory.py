@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -346,3 +347,46 @@ def test_no_descriptor_is_left_open(model: Path) -> None:
     with pytest.raises(BadDirectoryError):
         scan_directory(model)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize("call", ["fstat", "preadv"])
+def test_a_file_that_cannot_be_read_is_named(model: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    real, sick = getattr(os, call), (model / "config.json").stat().st_ino
+    status = os.fstat
+
+    def fail(descriptor: int, *rest: object) -> object:
+        if status(descriptor).st_ino == sick:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor, *rest)
+
+    (file,) = (file for file in scan_directory(model).files if file.path == "config.json")
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(BadDirectoryError, match=r"config\.json.*Input/output error") as caught:
+        scan_directory(model)
+    assert caught.value.object == "config.json"
+    if call == "preadv":
+        with pytest.raises(BadDirectoryError, match=r"config\.json.*Input/output error") as caught:
+            file.read(100)
+        assert caught.value.object == "config.json"
+
+
+def test_a_folder_that_cannot_be_listed_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, sick = os.scandir, (model / "1_Pooling").stat().st_ino
+
+    def fail(descriptor: int) -> object:
+        if os.fstat(descriptor).st_ino == sick:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(descriptor)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(BadDirectoryError, match=r"1_Pooling.*Input/output error") as caught:
+        scan_directory(model)
+    assert caught.value.object == "1_Pooling"
+
+
+def test_a_file_that_is_cut_off_after_it_was_scanned_is_named(model: Path) -> None:
+    (file,) = (file for file in scan_directory(model).files if file.path == "config.json")
+    (model / "config.json").write_bytes(b"{")
+    with pytest.raises(TruncatedFileError, match=r"config\.json") as caught:
+        file.read(100)
+    assert caught.value.object == "config.json"

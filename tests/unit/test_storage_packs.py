@@ -508,7 +508,7 @@ def test_an_unknown_codec_is_an_error_for_its_own_contents_alone() -> None:
     assert reader.entries(0, 1)[0] == odd
     assert b"".join(reader.read(second)) == b"plain"
     with pytest.raises(UnknownCodecError, match="777") as caught:
-        list(PackReader(backend, pack, lambda content, gone: reader.stored(second)).read(first))
+        list(PackReader(backend, pack, lambda content, gone, damaged: reader.stored(second)).read(first))
     assert first.content in caught.value.message
     with pytest.raises(CorruptContentError, match="base"):
         list(reader.read(first))
