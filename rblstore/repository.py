@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rblstore.catalog.database import Catalog
 from rblstore.catalog.reader import CatalogReader
 from rblstore.catalog.rows import PackRow
-from rblstore.configuration import DEFAULT_TEXT, Compression, Configuration, parse_configuration
+from rblstore.configuration import DEFAULT_TEXT, Compression, Configuration
 from rblstore.contents import Contents
 from rblstore.errors import ConflictError, CorruptError, InputError, NotFoundError, RblError
 from rblstore.objects import limits
@@ -20,10 +20,10 @@ from rblstore.objects.ids import CommitId, ContentId, PackId, RecordId
 from rblstore.objects.kinds import parse_record
 from rblstore.objects.locations import ContentLocation, PackSummary
 from rblstore.objects.record import Record
-from rblstore.opening import FOLDER, FORMAT, check_format, check_owner
+from rblstore.opening import FOLDER, FORMAT, check_format, check_owner, read_configuration
 from rblstore.storage.backend import Backend
 from rblstore.storage.disk import DiskBackend
-from rblstore.storage.durable import fsync_directory, write_file
+from rblstore.storage.durable import fsync_directory, make_folders, write_file
 from rblstore.storage.locks import maintaining, writing
 from rblstore.storage.refs_log import RefsLog
 
@@ -97,8 +97,9 @@ class Store:
                 hint="Use it as it is (rbl status), or choose another directory.",
             )
         try:
+            changed = make_folders(folder)
             for name in ("packs", "tmp", "quarantine"):
-                (folder / name).mkdir(parents=True, exist_ok=True)
+                (folder / name).mkdir(exist_ok=True)
             (folder / "lock").touch()
             # Without a format file it is no repository yet: what an init that was cut short left is started over.
             # Packs are another matter: those were somebody's commits.
@@ -120,9 +121,11 @@ class Store:
             with store.transaction("rblstore") as transaction:
                 transaction.set_ref("HEAD", None, SYMBOLIC + HEADS + branch)
                 transaction.describe("init")
+            # A folder that we made has a name of its own, which is in its parent.
+            for above in dict.fromkeys((root, *changed)):
+                fsync_directory(above)
             # Last: from here on it is a repository.
             write_file(folder / "format", FORMAT, folder / "tmp")
-            fsync_directory(root)
         except BaseException:
             store.close()
             raise
@@ -139,12 +142,7 @@ class Store:
         folder = root / FOLDER
         check_format(folder)
         check_owner(folder, allow_foreign=allow_foreign)
-        try:
-            configuration = parse_configuration((folder / "config.toml").read_bytes())
-        except FileNotFoundError:
-            configuration = Configuration()
-        except OSError as error:
-            raise InputError(f"config.toml cannot be read: {error.strerror}", object="config.toml") from error
+        configuration = read_configuration(folder)
         if not (folder / "catalog.db").exists():
             raise CorruptError(
                 f"{folder} has no catalog", object=str(folder / "catalog.db"), hint="Rebuild it with: rbl reindex"

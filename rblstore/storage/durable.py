@@ -50,8 +50,12 @@ def fsync_directory(path: Path) -> None:
         raise _failed("making a directory durable", path, error) from error
 
 
-def _make_folders(folder: Path) -> list[Path]:
-    """Makes a folder and its parents; returns those whose entries must be made durable, innermost first."""
+def make_folders(folder: Path) -> list[Path]:
+    """Makes a folder and its parents; returns those whose entries must be made durable, innermost first.
+
+    Raises:
+        OSError: The system refused.
+    """
     changed = [folder]
     for parent in folder.parents:
         if (parent / folder.name).is_dir():
@@ -84,7 +88,7 @@ def move_file(source: Path, destination: Path) -> None:
         WriteError: The system refused; the file has one of the two names, or after a power cut either.
     """
     try:
-        folders = _make_folders(destination.parent)
+        folders = make_folders(destination.parent)
         os.utime(source, follow_symlinks=False)
         source.rename(destination)
     except OSError as error:
@@ -220,7 +224,7 @@ class StagedFile:
             if durable:
                 os.fsync(self._descriptor)
             os.fchmod(self._descriptor, 0o644 if replace else 0o444)
-            folders = _make_folders(destination.parent)
+            folders = make_folders(destination.parent)
             present = not replace and _is_file(destination)
             if not present:
                 self.path.rename(destination)

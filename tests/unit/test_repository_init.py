@@ -8,6 +8,7 @@ import pytest
 
 import rblstore
 from rblstore import repository
+from rblstore.storage import durable as durable_files
 
 
 def test_an_init_that_was_cut_short_is_started_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +44,14 @@ def test_packs_without_a_format_file_are_not_started_over(tmp_path: Path) -> Non
     (tmp_path / ".rbl" / "format").write_bytes(b"rblstore 1\n")
     with rblstore.open(tmp_path) as repo:
         assert repo.branch == "main"
+
+
+def test_folders_that_init_makes_outlive_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name of a folder is durable once the folder above it is: also of the one that holds ``.rbl``."""
+    durable: list[Path] = []
+    for module in (repository, durable_files):
+        monkeypatch.setattr(module, "fsync_directory", durable.append)
+    rblstore.init(tmp_path / "new" / "store").close()
+    made = (tmp_path, tmp_path / "new", tmp_path / "new" / "store", tmp_path / "new" / "store" / ".rbl")
+    assert set(made) <= set(durable)
+    assert tmp_path.parent not in durable
