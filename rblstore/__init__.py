@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from rblstore.api import Repository
     from rblstore.checkpoints.saving import AdapterTensors
-    from rblstore.entry import init, load_checkout, open, reindex  # noqa: A004
+    from rblstore.entry import doctor, init, load_checkout, open, reindex, repair  # noqa: A004
     from rblstore.errors import (
         BadSignatureError,
         ConflictError,
@@ -68,10 +68,12 @@ __all__ = [
     "Repository",
     "UsageError",
     "__version__",
+    "doctor",
     "init",
     "load_checkout",
     "open",
     "reindex",
+    "repair",
 ]
 
 _LAZY = {
@@ -88,10 +90,12 @@ _LAZY = {
     "RblError": "rblstore.errors",
     "UsageError": "rblstore.errors",
     "Repository": "rblstore.api",
+    "doctor": "rblstore.entry",
     "init": "rblstore.entry",
     "load_checkout": "rblstore.entry",
     "open": "rblstore.entry",
     "reindex": "rblstore.entry",
+    "repair": "rblstore.entry",
 }
 
 

@@ -1,7 +1,8 @@
-"""How a program gets hold of a repository: init, open, reindex; and a checkout, which needs none."""
+"""How a program gets hold of a repository: init, open, reindex, repair, doctor; and a checkout, which needs none."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ from rblstore.opening import FOLDER, check_owner, discover
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
+    from rblstore.operations.doctor import DoctorResult
     from rblstore.operations.progress import Progress
     from rblstore.operations.reindex import ReindexResult
+    from rblstore.operations.repair import RepairResult
 
 
 def init(path: str | Path = ".", *, branch: str = "main") -> Repository:
@@ -58,6 +61,54 @@ def reindex(path: str | Path = ".", *, allow_foreign: bool = False, progress: Pr
     root = discover(Path(path))
     check_owner(root / FOLDER, allow_foreign=allow_foreign)
     return rebuild(root, progress=progress)
+
+
+def doctor(path: str | Path = ".", *, allow_foreign: bool = False) -> DoctorResult:
+    """Looks at what a repository runs on: versions, file system, locks, permissions, space, clocks, catalog and log.
+
+    Nothing is changed, and what is wrong is in the result, not raised; whether everything stored is whole,
+    ``repo.fsck()`` says.
+
+    Args:
+        path: A folder; the repository is the nearest at or above it, whether it opens or not.
+        allow_foreign: Whether the catalog of another user's may be opened.
+    """
+    from rblstore.operations.doctor import doctor as examine
+
+    return examine(Path(path), allow_foreign=allow_foreign)
+
+
+def repair(
+    path: str | Path = ".",
+    *,
+    sources: Iterable[str | Path] = (),
+    apply: bool = False,
+    allow_foreign: bool = False,
+    progress: Progress | None = None,
+) -> RepairResult:
+    """Finds out what is damaged in a repository, and what can be done; does it where asked to. It need not open.
+
+    Nothing is deleted: what is damaged goes to ``.rbl/quarantine``. Whatever is taken from anywhere is taken by its
+    SHA-256.
+
+    Args:
+        path: Where to look for the repository.
+        sources: Other copies of it, and directories or files that its contents came from.
+        apply: Whether to carry the plan out.
+        allow_foreign: Whether to repair that of another user.
+        progress: Is told bytes.
+
+    Raises:
+        NoRepositoryError: There is none, or it is a later version's.
+        NotFoundError: A source is not there.
+        LockedError: Another process is writing.
+    """
+    from rblstore.opening import discover_damaged
+    from rblstore.operations.repair import repair as mend
+
+    root = discover_damaged(Path(path))
+    check_owner(root / FOLDER, allow_foreign=allow_foreign)
+    return mend(root, sources=sources, apply=apply, progress=progress)
 
 
 def load_checkout(directory: str | Path, **options: Any) -> Any:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import Final
 
-from rblstore.errors import NoRepositoryError
+from rblstore.configuration import MAX_BYTES, Configuration, parse_configuration
+from rblstore.errors import InputError, NoRepositoryError
 
 FOLDER: Final = ".rbl"
 FORMAT: Final = b"rblstore 1\n"
+
+# What decides what a repository says, and so whose it is.
+_OWNED: Final = ("", "format", "config.toml", "catalog.db", "refs.log")
+# O_NONBLOCK: a pipe in the place of a file must not hang whoever opens it.
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ForeignRepositoryError(NoRepositoryError):
@@ -22,17 +30,59 @@ def discover(start: Path) -> Path:
     """The nearest folder at or above ``start`` that holds a repository.
 
     Raises:
-        NoRepositoryError: There is none up to the root.
+        NoRepositoryError: There is none up to the root, or the nearest cannot be looked into.
     """
     start = start.absolute()
-    if start.name == FOLDER and (start / "format").is_file():
+    if start.name == FOLDER and _has_format(start):
         return start.parent
     for folder in (start, *start.parents):
-        if (folder / FOLDER / "format").is_file():
+        if _has_format(folder / FOLDER):
             return folder
     raise NoRepositoryError(
         f"{start} is not in an rblstore repository", object=str(start), hint="Make one with: rbl init"
     )
+
+
+def _has_format(folder: Path) -> bool:
+    try:
+        return (folder / "format").is_file()
+    except OSError as error:
+        raise NoRepositoryError(
+            f"{folder} cannot be looked into: {error.strerror or error}",
+            object=str(folder),
+            hint="Check its owner and permissions.",
+        ) from error
+
+
+def read_regular(path: Path, max_bytes: int) -> bytes:
+    """The first bytes of a small file of a repository: one more than allowed where it is larger.
+
+    Raises:
+        OSError: It cannot be read, or is no regular file (a link, a pipe, a device).
+    """
+    descriptor = os.open(path, _READ)
+    with open(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return stream.read(max_bytes + 1)
+
+
+def discover_damaged(start: Path) -> Path:
+    """The same, also where the format file is lost: then what has packs or a log is taken for a repository.
+
+    Raises:
+        NoRepositoryError: There is none up to the root.
+    """
+    try:
+        return discover(start)
+    except NoRepositoryError:
+        start = start.absolute()
+        for folder in (start.parent if start.name == FOLDER else start, *start.parents):
+            inside = folder / FOLDER
+            log = inside / "refs.log"
+            if any((inside / "packs").glob("??/*.pack")) or (log.is_file() and log.stat().st_size):
+                return folder
+        raise
 
 
 def check_format(folder: Path) -> None:
@@ -42,8 +92,7 @@ def check_format(folder: Path) -> None:
         NoRepositoryError: It is not.
     """
     try:
-        with (folder / "format").open("rb") as stream:
-            found = stream.read(64)
+        found = read_regular(folder / "format", 64)
     except OSError as error:
         raise NoRepositoryError(
             f"{folder} has no readable format file ({error.strerror})",
@@ -60,17 +109,51 @@ def check_format(folder: Path) -> None:
 
 
 def check_owner(folder: Path, *, allow_foreign: bool) -> None:
-    """Refuses a repository of another user, unless it is allowed.
+    """Refuses a repository of another user, unless it is allowed; also where only a part of it is another's.
 
     Raises:
         ForeignRepositoryError: It is another user's.
     """
     if allow_foreign or not hasattr(os, "geteuid"):
         return
-    owner = folder.stat().st_uid
-    if owner not in (os.geteuid(), 0):
-        raise ForeignRepositoryError(
-            f"{folder} belongs to another user (uid {owner})",
-            object=str(folder),
-            hint="If you trust it: rbl --allow-foreign COMMAND, or rblstore.open(..., allow_foreign=True).",
-        )
+    for name in _OWNED:
+        path = folder / name
+        # A link and what it leads to: whoever made either decides what is opened.
+        for follow in (False, True):
+            try:
+                owner = path.stat(follow_symlinks=follow).st_uid
+            except OSError:
+                continue  # what is missing or unreadable is an error of whoever opens it
+            if owner not in (os.geteuid(), 0):
+                raise ForeignRepositoryError(
+                    f"{path} belongs to another user (uid {owner}{_name_of(owner)})",
+                    object=str(path),
+                    hint="If you trust it: rbl --allow-foreign COMMAND, or rblstore.open(..., allow_foreign=True).",
+                )
+
+
+def _name_of(owner: int) -> str:
+    import pwd
+
+    try:
+        return f", {pwd.getpwuid(owner).pw_name}"
+    except KeyError:
+        return ""
+
+
+def read_configuration(folder: Path) -> Configuration:
+    """The settings of a repository.
+
+    Raises:
+        InputError: They cannot be read, or break their rules.
+    """
+    try:
+        return parse_configuration(read_regular(folder / "config.toml", MAX_BYTES))
+    except FileNotFoundError:
+        return Configuration()
+    except OSError as error:
+        raise InputError(
+            f"config.toml cannot be read: {error.strerror}",
+            object=str(folder / "config.toml"),
+            hint="Mend or delete .rbl/config.toml.",
+        ) from error

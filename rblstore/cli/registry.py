@@ -48,7 +48,10 @@ SECTIONS: Final = (
         "Maintain",
         {
             "fsck": "Check that everything stored is whole.",
+            "gc": "Let go of what nothing reaches: to the trash, then for good.",
             "repack": "Store everything anew: smaller, in fewer packs.",
+            "doctor": "Look at what the repository runs on, and say what to do.",
+            "repair": "Set aside what is damaged, and mend it from other copies.",
             "reindex": "Rebuild the catalog from packs and refs.log.",
             "demo": "Make, train, commit and revert a small model, offline.",
         },

@@ -48,7 +48,12 @@ class Leftover:
 
 def leftovers(store: Store) -> tuple[Leftover, ...]:
     """What dead processes left behind, by path; changes nothing."""
-    return tuple(_each(store.folder / "tmp", remove=False))
+    return leftovers_in(store.folder / "tmp")
+
+
+def leftovers_in(temporary: Path) -> tuple[Leftover, ...]:
+    """The same, of a repository that may not open, whose ``tmp/`` is given."""
+    return tuple(_each(temporary, remove=False))
 
 
 def remove_leftovers(store: Store) -> tuple[Leftover, ...]:

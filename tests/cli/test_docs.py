@@ -116,6 +116,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.checkout import CheckoutResult
     from rblstore.operations.commit import CommitResult
     from rblstore.operations.diff import DiffResult
+    from rblstore.operations.doctor import DoctorResult
     from rblstore.operations.du import CommitUsage, RepositoryUsage
     from rblstore.operations.fsck import FsckResult
     from rblstore.operations.log import LogEntry
@@ -136,6 +137,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("checkout", CheckoutResult),
         ("commit", CommitResult),
         ("diff", DiffResult),
+        ("doctor", DoctorResult),
         ("du", RepositoryUsage),
         ("du REV", CommitUsage),
         ("fsck", FsckResult),

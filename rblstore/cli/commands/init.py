@@ -21,7 +21,13 @@ def command(invocation: Invocation, directory: Path, branch: str) -> Outcome:
     DIR is made where it does not exist.
     """
     import rblstore
+    from rblstore.operations.file_systems import network_warning
 
     with rblstore.init(directory, branch=branch) as repository:
         document = {"path": str(repository.path.absolute()), "branch": branch}
-    return Outcome(document, lambda made: [f"made a repository in {made['path']}, on branch {made['branch']}"])
+        warning = network_warning(repository.path)
+    return Outcome(
+        document,
+        lambda made: [f"made a repository in {made['path']}, on branch {made['branch']}"],
+        warnings=() if warning is None else (warning,),
+    )
