@@ -24,7 +24,7 @@ def check_log(found: Findings) -> int:
     try:
         logged = found.store.log.read().operations
     except RblError as error:
-        found.add("refs.log", "log", error.message, "Keep a copy of refs.log; the catalog still has the operations.")
+        found.add("refs.log", "log", error.message, "Run: rbl repair")
         return len(recorded or ())
     if recorded is not None and list(logged) != recorded:
         found.add("refs.log", "log", "it and the catalog tell different histories", REINDEX)

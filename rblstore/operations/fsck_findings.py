@@ -16,8 +16,8 @@ from rblstore.repository import Store
 T = TypeVar("T")
 
 REINDEX: Final = "Run: rbl reindex"
-REPAIR: Final = "Keep the repository as it is, and see what another copy of the named files can mend: rbl repair --help"
-WHOLE_ELSEWHERE: Final = "Nothing is lost: reading takes the whole copy. See: rbl repair --help"
+REPAIR: Final = "Mend it from another copy, or from the directory that it came from: rbl repair --from PATH"
+WHOLE_ELSEWHERE: Final = "Nothing is lost: reading takes the whole copy. Set the damaged one aside: rbl repair --apply"
 
 
 @dataclass(frozen=True)

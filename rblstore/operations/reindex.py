@@ -19,6 +19,7 @@ from rblstore.objects.record import Record
 from rblstore.opening import FOLDER, check_format
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
+from rblstore.operations.scratch import scratch_in
 from rblstore.repository import Store, oldest_first
 from rblstore.storage.codecs import UnknownCodecError
 from rblstore.storage.durable import fsync_directory
@@ -56,11 +57,21 @@ def reindex(root: Path, *, progress: Progress | None = None) -> ReindexResult:
     """
     folder = root / FOLDER
     check_format(folder)
-    fresh = folder / "tmp" / "catalog.db"
     with maintaining(folder):
         _save_operations(root)
-        for stale in (fresh, fresh.with_name("catalog.db-journal")):
-            stale.unlink(missing_ok=True)
+        return build_catalog(root, progress)
+
+
+def build_catalog(root: Path, progress: Progress | None) -> ReindexResult:
+    """The same, for whoever holds the repository's lock alone and has seen to ``refs.log``; see :func:`reindex`.
+
+    Raises:
+        CorruptError: ``refs.log`` is damaged.
+    """
+    folder = root / FOLDER
+    # In a folder that is claimed: a catalog under way must not look like what a dead process left.
+    with scratch_in(folder / "tmp", "reindex") as beside:
+        fresh = beside / "catalog.db"
         store = Store(root, Catalog.create(fresh), Configuration())
         try:
             result = _fill(store, progress)

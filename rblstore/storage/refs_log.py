@@ -10,9 +10,11 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -28,6 +30,7 @@ from rblstore.storage.pack_format import checksum
 
 T = TypeVar("T")
 
+_LINE_BEGINS: Final = re.compile(rb"[0-9a-f]{16} [0-9a-f]{64} [1-9][0-9]{0,15} \{")
 _PREFIX: Final = f"rblstore/{Operation.KIND}/{VERSION}\n".encode()
 _NO_LINE: Final = "0" * 64
 _TAIL_BYTES: Final = 16 << 10
@@ -53,7 +56,7 @@ def _corrupt(where: str, why: str) -> CorruptLogError:
     return CorruptLogError(
         f"refs.log, {where}: {why}",
         object="refs.log",
-        hint="Move refs.log away: the next command writes it again from the catalog, if that is whole.",
+        hint="Run: rbl repair",
     )
 
 
@@ -106,25 +109,60 @@ def parse_log(data: bytes) -> ParsedLog:
         CorruptLogError: A line that is not a torn tail is damaged, out of sequence, or does not follow from the one
             before; the message names it.
     """
+    parsed, damage = read_lines(data)
+    if damage is not None:
+        raise damage
+    return parsed
+
+
+def read_lines(data: bytes) -> tuple[ParsedLog, CorruptLogError | None]:
+    """Reads a log, which may be hostile, as far as it is whole; and what is wrong with what follows, or None."""
     operations: list[Operation] = []
     previous_line: bytes | None = None
     previous_json = b""
     position = 0
-    while (end := data.find(b"\n", position)) >= 0:
+    damage: CorruptLogError | None = None
+    while damage is None and (end := data.find(b"\n", position)) >= 0:
         number = len(operations) + 1
         raw = data[position:end]
         if not _is_intact(raw):
             if end + 1 < len(data):
-                raise _corrupt(f"line {number}", "its checksum does not match")
+                damage = _corrupt(f"line {number}", "its checksum does not match")
             break
-        line = _split(raw, f"line {number}")
-        before = _NO_LINE if previous_line is None else hashlib.sha256(previous_line).hexdigest()
-        if line.previous != before.encode() or line.sequence != number:
-            raise _corrupt(f"line {number}", "it does not follow from the line before")
-        operations.append(_parse_operation(line, previous_json, f"line {number}"))
+        try:
+            line = _split(raw, f"line {number}")
+            before = _NO_LINE if previous_line is None else hashlib.sha256(previous_line).hexdigest()
+            if line.previous != before.encode() or line.sequence != number:
+                raise _corrupt(f"line {number}", "it does not follow from the line before")
+            operations.append(_parse_operation(line, previous_json, f"line {number}"))
+        except CorruptLogError as error:
+            damage = error
+            break
         previous_line, previous_json = raw, line.json
         position = end + 1
-    return ParsedLog(tuple(operations), position, position < len(data))
+    if damage is None and not _is_intact(data[position:]) and intact_operations(data[position:]):
+        # A crash leaves the beginning of a line, at most all of it but its newline; never something behind a line.
+        damage = _corrupt("its end", "it holds operations, but not as whole lines")
+    return ParsedLog(tuple(operations), position, position < len(data)), damage
+
+
+def intact_operations(data: bytes) -> tuple[Operation, ...]:
+    """The operations of every line in some bytes whose checksum is right, wherever it begins and ends.
+
+    Args:
+        data: A part of a log.
+    """
+    starts = [match.start() for match in _LINE_BEGINS.finditer(data)]
+    found: list[Operation] = []
+    for start, following in pairwise([*starts, len(data)]):
+        raw = data[start:following].split(b"\n", 1)[0]
+        # The last byte may be a newline that is none any more.
+        for line in (raw, raw[:-1]):
+            if _is_intact(line):
+                with suppress(InputError):
+                    found.append(Operation.parse(_PREFIX + line.split(b" ", 3)[3]))
+                break
+    return tuple(found)
 
 
 def _is_intact(raw: bytes) -> bool:
@@ -246,10 +284,24 @@ class LogWriter:
             sequence += 1
         if not lines:
             return
+        self._require_no_more_than(sequence)
         self._failed = True
         append(self._descriptor, bytes(lines), self._path, keep=self._end)
         self._failed = False
         self.last_sequence, self._line, self._end = sequence, line, self._end + len(lines)
+
+    def _require_no_more_than(self, sequence: int) -> None:
+        """Refuses to cut a tail that holds an operation which nobody else has.
+
+        Raises:
+            CorruptLogError: It does.
+        """
+        try:
+            tail = _pread(self._descriptor, self._end, os.fstat(self._descriptor).st_size - self._end)
+        except OSError as error:
+            raise ReadError(f"reading the log failed: {error.strerror or error}", object=str(self._path)) from error
+        if any(operation.sequence > sequence for operation in intact_operations(tail)):
+            raise _corrupt("its end", "it holds operations, but not as whole lines, that the catalog does not have")
 
 
 class RefsLog:
@@ -367,7 +419,17 @@ class RefsLog:
 
 
 def _parse_file(descriptor: int) -> ParsedLog:
+    return parse_log(read_whole(descriptor))
+
+
+def read_whole(descriptor: int) -> bytes:
+    """All bytes of an open log.
+
+    Raises:
+        LogTooLargeError: It has more than 1 GiB.
+        OSError: The system refused.
+    """
     size = os.fstat(descriptor).st_size
     if size > _LOG_BYTES:
         raise LogTooLargeError(f"refs.log has {size} bytes, more than the {_LOG_BYTES} allowed", object="refs.log")
-    return parse_log(_pread(descriptor, 0, size))
+    return _pread(descriptor, 0, size)

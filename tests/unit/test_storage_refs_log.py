@@ -16,7 +16,15 @@ from rblstore.objects.history_records import Operation, RefChange
 from rblstore.objects.ids import OperationId
 from rblstore.storage.durable import WriteError
 from rblstore.storage.pack_format import checksum
-from rblstore.storage.refs_log import CorruptLogError, ParsedLog, RefsLog, encode_line, parse_log
+from rblstore.storage.refs_log import (
+    CorruptLogError,
+    ParsedLog,
+    RefsLog,
+    encode_line,
+    intact_operations,
+    parse_log,
+    read_lines,
+)
 
 TIME = "2026-01-02T03:04:05Z"
 
@@ -151,12 +159,29 @@ def test_every_flipped_byte_before_the_last_line_is_corruption_that_names_its_li
             parse_log(bytes(flipped))
 
 
-def test_a_lost_newline_before_the_last_line_is_a_torn_tail() -> None:
-    """The two lines have become one last line with a wrong checksum; the format cannot tell, the catalog has both."""
+@pytest.mark.parametrize("before", ["the last line", "the end"])
+def test_a_lost_newline_is_no_torn_tail(before: str, tmp_path: Path) -> None:
+    """No crash turns a newline into something else: what it ended was acknowledged, and is not cut."""
     operations = history(3)
     one, two, three = lines_of(operations)
-    parsed = parse_log(one + two[:-1] + b"?" + three)
-    assert parsed == ParsedLog(tuple(operations[:1]), len(one), True)
+    damaged = one + two[:-1] + b"?" + three if before == "the last line" else one + two + three[:-1] + b"?"
+    with pytest.raises(CorruptLogError, match="its end") as caught:
+        parse_log(damaged)
+    assert "repair" in str(caught.value.hint)
+    whole = 1 if before == "the last line" else 2
+    assert read_lines(damaged)[0].operations == tuple(operations[:whole])
+    assert intact_operations(damaged) == tuple(operations)
+    # A catalog that has them writes them anew; one that does not must not cut them.
+    path = tmp_path / "refs.log"
+    path.write_bytes(damaged)
+    with RefsLog(path).locked() as writer:
+        if whole < 2:
+            with pytest.raises(CorruptLogError, match="does not have"):
+                writer.append(operations[:2])
+            assert path.read_bytes() == damaged
+    with RefsLog(path).locked() as writer:
+        writer.append(operations)
+    assert path.read_bytes() == one + two + three
 
 
 def broken_chains() -> dict[str, tuple[bytes, int]]:

@@ -1,0 +1,104 @@
+"""What a repair brings back, what it does not, and who needs that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from rblstore.objects.content_records import Behavior, FileManifest, Identity
+from rblstore.objects.history_records import Commit
+from rblstore.objects.ids import RecordId
+from rblstore.objects.record import Record
+from rblstore.objects.references import references
+
+_NEEDS: Final = 20
+
+
+@dataclass(frozen=True)
+class Restored:
+    """Something that comes back.
+
+    Attributes:
+        object: The content's or record's id.
+        kind: ``content``, or the record's kind.
+        bytes: How many it has.
+        source: Where it was found.
+    """
+
+    object: str
+    kind: str
+    bytes: int
+    source: str
+
+
+@dataclass(frozen=True)
+class RepairLoss:
+    """Something that nothing has any more.
+
+    Attributes:
+        object: The content's or record's id.
+        kind: ``content`` or ``record``.
+        needed_by: Commits, files and behaviors that need it, in words; at most twenty.
+    """
+
+    object: str
+    kind: str
+    needed_by: tuple[str, ...]
+
+
+def records_of(record: Record) -> list[RecordId]:
+    """The records that a record cannot do without."""
+    return [RecordId(target) for target, what in references(record) if what == "record"]
+
+
+def losses(
+    contents: Iterable[str], missing: Iterable[str], records: Mapping[RecordId, Record]
+) -> tuple[RepairLoss, ...]:
+    """What is lost, and who needs it.
+
+    Args:
+        contents: Ids of contents.
+        missing: Ids of records.
+        records: Every record that is left.
+    """
+    users = _users(records)
+    return tuple(
+        RepairLoss(object, kind, _needs(object, users))
+        for kind, objects in (("content", contents), ("record", missing))
+        for object in sorted(objects)
+    )
+
+
+def _users(records: Mapping[RecordId, Record]) -> dict[str, list[tuple[RecordId, Record]]]:
+    users: dict[str, list[tuple[RecordId, Record]]] = {}
+    for record_id, record in records.items():
+        for target, _ in references(record):
+            users.setdefault(target, []).append((record_id, record))
+    return users
+
+
+def _needs(lost: str, users: Mapping[str, list[tuple[RecordId, Record]]]) -> tuple[str, ...]:
+    """Who needs something that is lost, in words."""
+    words: list[str] = []
+    waiting, seen = [lost], {lost}
+    while waiting and len(words) < _NEEDS:
+        target = waiting.pop(0)
+        for record_id, record in users.get(target, ()):
+            words.append(_described(record_id, record, target))
+            if record_id not in seen:
+                seen.add(record_id)
+                waiting.append(record_id)
+    return tuple(dict.fromkeys(words))[:_NEEDS]
+
+
+def _described(record_id: RecordId, record: Record, target: str) -> str:
+    if isinstance(record, FileManifest):
+        names = [entry.name for entry in record.tensors if entry.tensor.content == target]
+        return f"tensor {names[0]}" if names else f"header of file {record_id.short}"
+    if isinstance(record, (Identity, Behavior)):
+        paths = [entry.path for entry in record.files if target in (entry.sha256, entry.manifest)]
+        return f"{record.KIND} {record_id.short}" + (f" ({paths[0]})" if paths else "")
+    if isinstance(record, Commit):
+        return f"commit {record_id.short} ({record.subject[:60]})"
+    return f"{record.KIND} {record_id.short}"
