@@ -7,6 +7,7 @@ packs, the log, the old packs to quarantine, the catalog. Whoever repairs again 
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -298,10 +299,12 @@ class _Repair:
     def _keep(self, name: str) -> None:
         """Keeps a copy of a file of the repository, under its name and its digest."""
         path = self._folder / name
-        if path.is_dir() or path.is_symlink():
-            self._move_aside(path)
+        try:
+            regular = stat.S_ISREG(path.lstat().st_mode)
+        except FileNotFoundError:
             return
-        if not path.exists():
+        if not regular:
+            self._move_aside(path)
             return
         digest = hashlib.sha256()
         staged = StagedFile(self._folder / "tmp")

@@ -5,12 +5,13 @@ Every byte that a plan counts on was read and its SHA-256 compared while plannin
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
-from rblstore.configuration import Configuration, parse_configuration
+from rblstore.configuration import MAX_BYTES, Configuration, parse_configuration
 from rblstore.errors import InputError
 from rblstore.objects.content_records import FileManifest
 from rblstore.objects.dtypes import BITS, span_bytes
@@ -20,7 +21,7 @@ from rblstore.objects.ids import ContentId, OperationId, PackId, RecordId, is_fu
 from rblstore.objects.kinds import parse_record
 from rblstore.objects.record import Record
 from rblstore.objects.references import files_of, references
-from rblstore.opening import FOLDER, check_format
+from rblstore.opening import FOLDER, check_format, read_regular
 from rblstore.operations.fsck import FsckDamage
 from rblstore.operations.progress import Progress
 from rblstore.operations.repair_catalog import CatalogRemains, read_remains
@@ -29,6 +30,7 @@ from rblstore.operations.repair_log import LogPlan, plan_log
 from rblstore.operations.repair_losses import RepairLoss, Restored, losses, records_of
 from rblstore.operations.repair_sources import EMPTY, Found, Source, empty_content, open_sources
 from rblstore.operations.repair_survey import Copy, Survey, pack_of_stranger, survey_packs
+from rblstore.storage.backend import ReadError
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.log_salvage import read_log_file
 from rblstore.storage.pack_salvage import problem_of
@@ -124,26 +126,40 @@ def _read_settings(folder: Path) -> tuple[Configuration, bool, list[FsckDamage]]
         NoRepositoryError: The format file names another version.
     """
     damages: list[FsckDamage] = []
-    try:
-        first = (folder / "format").read_bytes()[:64]
-    except OSError:
-        first = b""
+    first = _read_or_strange(folder / "format", 64) or b""
     format_damaged = not (first.startswith(b"rblstore ") and first[9:].strip().isdigit())
     if format_damaged:
         damages.append(FsckDamage("format", "format", "the format file is missing or damaged", (), _APPLY))
     else:
         check_format(folder)
+    configuration = Configuration()
     try:
-        configuration = parse_configuration((folder / "config.toml").read_bytes())
-    except FileNotFoundError:
-        configuration = Configuration()
+        settings = _read_or_strange(folder / "config.toml", MAX_BYTES)
+        if settings is None:
+            raise InputError("config.toml is no regular file", object="config.toml")
+        configuration = parse_configuration(settings)
     except InputError as error:
         hint = "Mend it by hand; rbl repair --apply sets it aside."
         damages.append(FsckDamage("config.toml", "settings", error.message, (), hint))
-        configuration = Configuration()
-    except OSError as error:
-        raise InputError(f"config.toml cannot be read: {error.strerror}", object="config.toml") from error
     return configuration, format_damaged, damages
+
+
+def _read_or_strange(path: Path, max_bytes: int) -> bytes | None:
+    """A small file's bytes; none where there is no file, None where something else lies in its place.
+
+    Raises:
+        ReadError: It may not be read, which does not mean that it is damaged.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return None
+        return read_regular(path, max_bytes)
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ReadError(
+            f"{path.name} cannot be read: {error.strerror}", object=str(path), hint="Check its owner and permissions."
+        ) from error
 
 
 class _Planner:
@@ -160,11 +176,17 @@ class _Planner:
         self._survey = plan.survey = survey_packs(
             DiskBackend(folder), folder, plan.configuration.workers, progress, verify=not shallow
         )
-        self._log = plan_log(read_log_file(folder / "refs.log"), remains.operations, self._operations)
+        self._log = self._plan_log(folder / "refs.log")
         self._have: dict[RecordId, Record] = dict(self._survey.records)
         self._restored: list[Restored] = []
         self._new_records: dict[RecordId, bytes] = {}
         self._lost_records: set[RecordId] = set()
+
+    def _plan_log(self, path: Path) -> LogPlan:
+        strange = _read_or_strange(path, 0) is None
+        data = b"" if strange else read_log_file(path)
+        plan = plan_log(data, self._remains.operations, self._operations)
+        return replace(plan, damage="it is no regular file") if strange else plan
 
     def _operations(self) -> Mapping[OperationId, Operation]:
         found: dict[OperationId, Operation] = {}
