@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from rblstore.configuration import Compression
     from rblstore.operations.du import CommitUsage, RepositoryUsage
     from rblstore.operations.fsck import FsckResult
+    from rblstore.operations.gc import GcResult
+    from rblstore.operations.gc_restore import RestoreResult
     from rblstore.operations.progress import Progress
     from rblstore.operations.repack import RepackResult
 
@@ -53,3 +55,37 @@ class Maintenance:
         from rblstore.operations.repack import repack
 
         return repack(self._store, compression=compression, dry_run=dry_run, progress=progress)
+
+    def gc(self, *, apply: bool = False, grace_days: int | None = None, progress: Progress | None = None) -> GcResult:
+        """Finds what no ref, no recent operation and no young pack reaches, and says what would be done about it.
+
+        With ``apply`` it goes to the trash, where it lies for the days of grace; what has lain there for so long is
+        deleted. Nobody who reads meanwhile notices.
+
+        Args:
+            apply: Whether to do it.
+            grace_days: For how long what nothing reaches stays, and then stays in the trash; None for what the settings
+                say (``gc.grace``, 14).
+            progress: Is told bytes read, and then bytes written anew.
+
+        Raises:
+            LockedError: Somebody is writing, and took too long.
+            CorruptError: Something stored is damaged; nothing was changed.
+            GcUnfinishedError: The system refused half-way; the next gc goes on.
+        """
+        from rblstore.operations.gc import gc
+
+        return gc(self._store, apply=apply, grace_days=grace_days, progress=progress)
+
+    def restore_trash(self, *, progress: Progress | None = None) -> RestoreResult:
+        """Brings back what gc took and has not deleted yet. Commits come back without the branches they were on.
+
+        Args:
+            progress: Is told bytes read.
+
+        Raises:
+            LockedError: Somebody is writing, and took too long.
+        """
+        from rblstore.operations.gc_restore import restore_trash
+
+        return restore_trash(self._store, progress=progress)

@@ -15,6 +15,8 @@ from rblstore.repository import HEADS, PROBES, TAGS, Store
 _STEP = re.compile(r"~([0-9]{0,9})|\^([0-9]{0,4})")
 _AT = re.compile(r"(.*)@\{([^{}]*)\}")
 _HEX = re.compile(r"[0-9a-fA-F]{6,64}")
+_LONGEST = 4096
+_RESTORE = "If gc took it, 'rbl gc --restore' brings it back while it lies in the trash."
 
 
 class UnknownRevisionError(NotFoundError):
@@ -59,6 +61,7 @@ def resolve(store: Store, text: str) -> Resolved:
         NoCommitsError: A branch without commits.
         UsageError: Malformed.
     """
+    _check_length(text)
     start = min((at for at in (text.find("~"), text.find("^")) if at >= 0), default=len(text))
     name, steps = text[:start], text[start:]
     if not name or "".join(match.group(0) for match in _STEP.finditer(steps)) != steps:
@@ -76,6 +79,15 @@ def resolve(store: Store, text: str) -> Resolved:
             elif (number := int(match.group(2) or 1)) > 0:
                 commit = _parent(reader, commit, number, text)
     return Resolved(text, commit, tag if not steps else None)
+
+
+def _check_length(text: str) -> None:
+    if len(text) > _LONGEST:
+        raise UsageError(
+            f"a revision of {len(text)} characters is longer than any",
+            object=text[:80],
+            hint="Use a branch, a tag, an id, HEAD, and after it ~N or ^N; or ref@{OPERATION}.",
+        )
 
 
 def _parent(reader: CatalogReader, commit: CommitId, number: int, text: str) -> CommitId:
@@ -109,7 +121,9 @@ def _start(store: Store, reader: CatalogReader, name: str) -> tuple[CommitId, Ta
     found = reader.find_records(parse_prefix(name), ["commit", "tag"])
     if not found:
         raise UnknownRevisionError(
-            f"no branch, tag or commit is called {name!r}", object=name, hint="See: rbl branch, rbl tag, rbl log"
+            f"no branch, tag or commit is called {name!r}",
+            object=name,
+            hint=f"See: rbl branch, rbl tag, rbl log. {_RESTORE}",
         )
     if len(found) > 1:
         raise _ambiguous(name, found)
@@ -140,7 +154,11 @@ def _peel(store: Store, reader: CatalogReader, value: str, name: str) -> tuple[C
         return store.record(record_id, Tag).target, TagId(value)
     if kind == "commit":
         return CommitId(value), None
-    raise UnknownRevisionError(f"{name!r} is a {kind or 'missing object'}, not a commit", object=name)
+    if kind is None:
+        raise UnknownRevisionError(
+            f"{name!r} stood for {record_id.short}, which is not stored any more", object=value, hint=_RESTORE
+        )
+    raise UnknownRevisionError(f"{name!r} is a {kind}, not a commit", object=name)
 
 
 def _ambiguous(name: str, found: list[tuple[RecordId, str]]) -> AmbiguousRevisionError:
@@ -157,6 +175,7 @@ def find_operation(reader: CatalogReader, text: str) -> Operation:
         UnknownRevisionError: None does.
         AmbiguousRevisionError: Several do.
     """
+    _check_length(text)
     if text.isdecimal() and len(text) < 6:
         newest = reader.last_operation()
         sequence = int(text)
@@ -203,6 +222,7 @@ def find_record(store: Store, text: str) -> RecordId:
         UnknownRevisionError: None does.
         AmbiguousRevisionError: Several do.
     """
+    _check_length(text)
     with store.catalog.read() as reader:
         for full in (TAGS + text, PROBES + text):
             if (value := reader.ref(full)) is not None and reader.ref(HEADS + text) is None:

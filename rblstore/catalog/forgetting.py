@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, select
 
 from rblstore.catalog.reader import CatalogReader
-from rblstore.catalog.rows import read_count, read_text
+from rblstore.catalog.rows import read_count, read_pack_kind, read_text
 from rblstore.catalog.snapshot import batches
 from rblstore.catalog.tables import (
     commit_parents,
@@ -23,6 +23,7 @@ from rblstore.catalog.tables import (
 )
 from rblstore.errors import ConflictError
 from rblstore.objects.ids import PackId, RecordId
+from rblstore.objects.locations import PackKind
 
 _AGAIN = "Nothing was changed; run the command again."
 
@@ -48,7 +49,7 @@ class Forgetting(CatalogReader):
         Raises:
             LastCopyError: One of them has a content that no other pack has, or is not known; nothing was written.
         """
-        self._forget_packs(forgotten, frozenset())
+        self._forget_packs(forgotten, {"C": frozenset(), "R": frozenset()})
 
     def forget_dead(self, forgotten: Iterable[PackId], dead: Iterable[RecordId], unneeded: Set[str]) -> None:
         """Forgets packs, and with them what nothing reaches any more.
@@ -65,7 +66,7 @@ class Forgetting(CatalogReader):
             StillNeededError: A ref, or a record that stays, names one of these records.
         """
         gone = sorted(set(dead))
-        self._forget_packs(forgotten, unneeded | frozenset(gone))
+        self._forget_packs(forgotten, {"C": unneeded, "R": frozenset(gone)})
         for batch in batches(gone):
             stays = (
                 select(contents.c.content, packs.c.id.label("pack"))
@@ -83,12 +84,12 @@ class Forgetting(CatalogReader):
         for batch in batches(gone):
             self._require_unnamed(batch)
 
-    def _forget_packs(self, forgotten: Iterable[PackId], unneeded: Set[str]) -> None:
+    def _forget_packs(self, forgotten: Iterable[PackId], may_go: Mapping[PackKind, Set[str]]) -> None:
         for pack in forgotten:
             row = self._first(select(packs.c.number, packs.c.kind).where(packs.c.id == pack))
             if row is None:
                 raise LastCopyError(f"pack {pack.short} is not in the catalog any more", object=pack, hint=_AGAIN)
-            number = read_count(row.number)
+            number, unneeded = read_count(row.number), may_go[read_pack_kind(row.kind)]
             copy, other = contents.alias("copy"), packs.alias("other")
             elsewhere = (
                 select(copy.c.pack)

@@ -25,6 +25,8 @@ from rblstore.storage.pack_bases import bases_of
 # How many identities, behaviors or baselines are held at once.
 _AT_ONCE: Final = 100
 _BASELINE: Final = f"rblstore/baseline/{VERSION}\n"
+_FILES: Final = tuple(f"rblstore/{kind}/{VERSION}\n" for kind in ("identity", "behavior"))
+_MANIFEST: Final = f"rblstore/file-manifest/{VERSION}\n"
 _CONTENT = re.compile(r'\{"content":"([0-9a-f]{64})","(?:dtype|id)":')
 _HEADER = re.compile(r'\{"header":"([0-9a-f]{64})","tensors":')
 _FILE = re.compile(
@@ -121,6 +123,23 @@ def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
             contents = set(named[record_id]).union(*(within[manifest] for manifest, _, _ in found if manifest))
             contents.update(sha256 for manifest, sha256, _ in found if not manifest)
             yield Part(record_id, sum(int(size) for _, _, size in found), frozenset(contents))
+
+
+def names_in(text: str) -> tuple[list[str], list[str]] | None:
+    """The records and the contents that an identity, a behavior or a file manifest names; None for any other record.
+
+    Args:
+        text: The record's stored bytes, whose digest was compared.
+    """
+    if text.startswith(_MANIFEST):
+        return [], [*_HEADER.findall(text), *_CONTENT.findall(text)]
+    if not text.startswith(_FILES):
+        return None
+    files = _FILE.findall(text)
+    return (
+        [manifest for manifest, _, _ in files if manifest],
+        [sha256 for manifest, sha256, _ in files if not manifest],
+    )
 
 
 def _record_texts(store: Store, wanted: Collection[RecordId], kinds: Collection[str]) -> Iterator[tuple[RecordId, str]]:
