@@ -192,19 +192,21 @@ class Story:
                 shutil.rmtree(target)
 
 
-def sampled(calls: Sequence[str], moment: Any) -> list[int]:
-    """Every call's number, from 1, in an order that begins with one of each sort, the rest at random."""
-    numbers = list(range(1, len(calls) + 1))
+def sampled(sorts: Sequence[str], moment: Any) -> list[int]:
+    """Numbers, from 1, of things of which each is of some sort: first one of each sort, then the rest, at random."""
+    numbers = list(range(1, len(sorts) + 1))
     moment.shuffle(numbers)
     first: dict[str, int] = {}
     for number in numbers:
-        name, _, path = calls[number - 1].partition(" ")
-        first.setdefault(f"{name} {_sort(path)}", number)
+        first.setdefault(sorts[number - 1], number)
     chosen = set(first.values())
     return [*first.values(), *(number for number in numbers if number not in chosen)]
 
 
-def _sort(path: str) -> str:
-    """A path without what is drawn at random, or follows from a time."""
+def sort(call: str) -> str:
+    """A call without what of its path is drawn at random, or follows from a time."""
+    name, _, path = call.partition(" ")
     parts = path.split("/")
-    return "/".join("*" if part[:1].isdigit() or ".pack" in part or "rbl-tmp" in part else part for part in parts[1:])
+    return f"{name} " + "/".join(
+        "*" if part[:1].isdigit() or ".pack" in part or "rbl-tmp" in part else part for part in parts[1:]
+    )

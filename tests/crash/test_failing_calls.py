@@ -1,9 +1,9 @@
 """R4: a system call that fails, whichever: a typed error, the state before, and a retry that succeeds.
 
 Every call of every command that changes something in the repository (or the directory that it writes) or opens a file
-there fails in turn, SQLite's too: with EIO and with ENOSPC, once, or from then on for good; or takes fewer bytes than it
-was given, or is interrupted. The quick tier fails a call of each sort of a commit, a revert and a checkout; the full one
-all calls of all commands:
+there fails in turn, SQLite's too: with EIO and with ENOSPC, once, or from then on for good; or takes fewer bytes than
+it was given, or is interrupted. The quick tier fails a call of each sort of a commit, a revert and a checkout; the full
+one all calls of all commands:
 
     python -m pytest tests/crash/test_failing_calls.py tests/crash/test_full_disk.py
     RBL_TEST_TIER=full python -m pytest tests/crash/test_failing_calls.py tests/crash/test_full_disk.py
@@ -15,7 +15,7 @@ import errno
 from collections.abc import Iterator
 
 import pytest
-from crash_stories import COMMANDS, Story, sampled
+from crash_stories import COMMANDS, Story, sampled, sort
 from forked import Done, Server
 from memory_folders import trial_folder
 from tracing import DATA, Fault
@@ -60,7 +60,7 @@ def test_a_call_that_fails(command: str, lasting: bool, story: Story) -> None:
     calls = story.learn(command, opens=True)
     how = "for good" if lasting else "once"
     with Trials("R4", f"calls of {command} that fail {how}", quick=QUICK.get(command, 0), full=2 * len(calls)) as run:
-        numbers = sampled(calls, run.moment)
+        numbers = sampled([sort(call) for call in calls], run.moment)
         for number in run:
             at = numbers[number % len(numbers)]
             code = (errno.EIO, errno.ENOSPC)[(number + number // len(numbers)) % 2]
@@ -82,7 +82,7 @@ def test_calls_that_fall_short(command: str, story: Story) -> None:
     """The system may take fewer bytes than it was offered: whoever writes goes on with the rest."""
     calls = story.learn(command, names=DATA)
     with Trials("R4", f"short writes of {command}", quick=6, full=len(calls) + 1) as run:
-        numbers = sampled(calls, run.moment)
+        numbers = sampled([sort(call) for call in calls], run.moment)
         for number in run:
             trial = story.trial(command)
             # All of them at last.
@@ -99,7 +99,7 @@ def test_calls_that_are_interrupted(command: str, story: Story) -> None:
     """A signal may interrupt what waits: it is asked for again."""
     calls = story.learn(command, names=INTERRUPTIBLE)
     with Trials("R4", f"interrupted calls of {command}", quick=6, full=len(calls)) as run:
-        numbers = sampled(calls, run.moment)
+        numbers = sampled([sort(call) for call in calls], run.moment)
         for number in run:
             trial = story.trial(command)
             done = story.run(trial, Fault(numbers[number], "error", errno.EINTR), names=INTERRUPTIBLE)

@@ -1,8 +1,8 @@
 """R2: a process killed at any system call that changes something leaves the state before or the state after.
 
 Every command, killed before its first call on the repository (or on the directory that it writes), its second, and so
-on to its last; and then, where it was killed, the next command killed again. The quick tier kills a commit and a
-revert, at one call of each sort and others drawn at random:
+on to its last, and half-way through each call that writes bytes; and then, where it was killed, the next command killed
+again. The quick tier kills a commit and a revert, at one call of each sort and others drawn at random:
 
     python -m pytest tests/crash/test_kill_calls.py
     RBL_TEST_TIER=full python -m pytest tests/crash/test_kill_calls.py
@@ -15,13 +15,13 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from crash_stories import COMMANDS, Story, sampled
+from crash_stories import COMMANDS, Story, sampled, sort
 from forked import Done, Server
 from memory_folders import trial_folder
-from tracing import Fault
+from tracing import DATA, Fault
 from trials import FULL, Trials
 
-QUICK = {"commit": 40, "revert": 24}
+QUICK = {"commit": 40, "revert": 26}
 PAIRS = 2  # for each call of a command in the full tier
 
 
@@ -42,12 +42,16 @@ def said(done: Done) -> bool | None:
 @pytest.mark.parametrize("command", COMMANDS if FULL else QUICK)
 def test_a_kill_at_every_call(command: str, story: Story) -> None:
     calls = story.learn(command)
-    with Trials("R2", f"kills at every call of {command}", quick=QUICK.get(command, 0), full=len(calls) + 1) as run:
-        numbers = sampled(calls, run.moment)
+    moments = [("kill", call) for call in calls]
+    moments += [("tear", call) if call.partition(" ")[0] in DATA else ("", "") for call in calls]
+    # The last one is not reached: this run comes to its end.
+    full = len(calls) + sum(action == "tear" for action, _ in moments) + 1
+    with Trials("R2", f"kills at every call of {command}", quick=QUICK.get(command, 0), full=full) as run:
+        order = sampled([f"{action} {sort(call)}" for action, call in moments], run.moment)
+        faults = [Fault((at - 1) % len(calls) + 1, moments[at - 1][0]) for at in order if moments[at - 1][0]]
         for number in run:
             trial = story.trial(command)
-            # The last one is not reached: this run comes to its end.
-            done = story.run(trial, Fault((numbers[number:] or [len(calls) + 100])[0]))
+            done = story.run(trial, (*faults, Fault(len(calls) + 100))[number])
             assert done.code == (-signal.SIGKILL if done.fired else 0), done.err
             run.count("after", story.check(command, trial, done=said(done) if done.fired else True))
         run.count("calls", len(calls))

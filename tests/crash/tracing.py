@@ -82,12 +82,15 @@ _libc.ptrace.restype = ctypes.c_long
 _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
 
 
-# As struct user_regs_struct has them.
-REGISTERS = "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base ds es fs gs"
+# In the order of struct user_regs_struct.
+_REGISTERS: Final = (
+    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax",
+    "rip cs eflags rsp ss fs_base gs_base ds es fs gs",
+)
 
 
 class _Registers(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_ulonglong) for name in REGISTERS.split()]
+    _fields_ = [(name, ctypes.c_ulonglong) for name in " ".join(_REGISTERS).split()]
 
     def argument(self, number: int) -> int:
         return int(getattr(self, ("rdi", "rsi", "rdx", "r10", "r8", "r9")[number]))
@@ -107,7 +110,8 @@ class Fault:
 
     Attributes:
         at: Which, from 1.
-        action: ``kill`` (before the call), ``error`` (instead of it), or ``short`` (it is asked for half of its bytes).
+        action: ``kill`` (before the call), ``error`` (instead of it), ``short`` (it is asked for half of its bytes),
+            or ``tear`` (the same, and killed before the next call).
         code: The error's number.
         lasting: Whether it happens at every call from then on.
         delay: For ``kill``: seconds to let it go on for, from the beginning of the call.
@@ -250,10 +254,13 @@ class _Follower:
             return
         self._trace.calls.append(f"{name} {path}")
         fault, number = self._fault, len(self._trace.calls)
-        if fault is None or (number != fault.at and not (fault.lasting and number > fault.at)):
+        if fault is None or number < fault.at:
+            return
+        torn = fault.action == "tear" and number == fault.at + 1
+        if number > fault.at and not fault.lasting and not torn:
             return
         self._trace.fired += 1
-        if fault.action == "kill":
+        if fault.action == "kill" or torn:
             self._kill(thread, fault)
             return
         if fault.action == "error":
