@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -34,13 +33,23 @@ def check_durable(store: Path, acknowledged: dict[str, Any]) -> None:
     assert last >= sequence, f"the catalog has lost operation {sequence}: it ends with {last}"
 
 
-def check_opened(store: Path, expected: Sequence[dict[str, Any]]) -> str:
-    """Checks that a repository is as it was before or after what was being done, and whole; returns the operation."""
+def check_opened(
+    store: Path, known: dict[str, Any] | None, coming: dict[str, Any] | None, *, guess: bool = False
+) -> str:
+    """Checks that a repository is as it was before or after what was being done, and whole; returns the operation.
+
+    Args:
+        store: The repository.
+        known: What was acknowledged last.
+        coming: What would have been acknowledged next.
+        guess: Whether that is not known, and may be any one operation.
+    """
     with rblstore.open(store) as repo:
         now = account(repo)
-        fitting = [one for one in expected if one["operation"] == now["operation"]]
-        assert fitting, f"the newest operation is {now['sequence']} ({now['operation']}), and none of {expected}"
-        assert all(one["refs"] == now["refs"] for one in fitting), (now, expected)
+        fitting = [one for one in (known, coming) if one is not None and one["operation"] == now["operation"]]
+        further = known is not None and now["sequence"] == known["sequence"] + 1
+        assert fitting or (guess and further), f"{now} is the newest operation after {known}, before {coming}"
+        assert all(one["refs"] == now["refs"] for one in fitting), (now, fitting)
         report = repo.fsck(full=True)
         assert report.damages == (), report.damages
         operations = RefsLog(store / ".rbl" / "refs.log").read().operations

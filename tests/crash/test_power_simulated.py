@@ -202,7 +202,7 @@ class Cuts:
             return "no repository"
         if known is not None and (known is not self._recording.start or not self._recording.fleeting):
             check_durable(store, known)
-        found = check_opened(store, [one for one in (known, coming) if one is not None])
+        found = check_opened(store, known, coming)
         if number % 4 == 0 and known is not None and "tag first" in known["refs"]:
             check_content(store, self._recording.sources, "first", self._room)
         before = known is not None and known["operation"] == found
