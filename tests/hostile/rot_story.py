@@ -32,7 +32,7 @@ _LATER = 3600 * 10**9
 @contextmanager
 def later() -> Iterator[None]:
     """An hour on, for whoever asks whether a file may have changed since."""
-    with mock.patch("time.time_ns", lambda: _real_time() + _LATER):
+    with mock.patch("time.time_ns", side_effect=lambda: _real_time() + _LATER):
         yield
 
 
@@ -244,7 +244,6 @@ def rot(folder: Path, files: dict[str, bytes], chance: random.Random) -> Rotted:
         data = spoil(files[name], chance)
         if data != files[name]:
             (folder / name).write_bytes(data)
-            first = next(
-                (at for at, (a, b) in enumerate(zip(data, files[name])) if a != b), min(len(data), len(files[name]))
-            )
+            pairs = enumerate(zip(data, files[name], strict=False))
+            first = next((at for at, (new, old) in pairs if new != old), min(len(data), len(files[name])))
             return Rotted(f"{name}: {spoil.__name__}, from byte {first} on", (name,))
