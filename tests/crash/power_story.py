@@ -50,11 +50,12 @@ def account(repo: Any, source: str = "") -> dict[str, Any]:
 
 
 def prepare(store: Path, sources: Path) -> None:
-    """The repository that most stories begin with: two commits, a tag, and packs that are worth repacking."""
+    """The repository that most stories begin with: two commits, a tag, packs to repack; garbage has no grace."""
     with rblstore.init(store) as repo:
         repo.commit("base", identity=sources / "base", compression="none")
         repo.create_tag("first")
         repo.commit("large", identity=sources / "large", compression="none")
+    (store / ".rbl" / "config.toml").write_text("[gc]\ngrace = 0\noperations = 0\n")
 
 
 def beginning(store: Path, sources: Path) -> Iterator[tuple[Any, str]]:
@@ -105,7 +106,33 @@ def joining(store: Path, sources: Path) -> Iterator[tuple[Any, str]]:
         yield repo, "next"
 
 
-STORIES = {"beginning": beginning, "writing": writing, "maintaining": maintaining, "joining": joining}
+def collecting(store: Path, sources: Path) -> Iterator[tuple[Any, str]]:
+    """Garbage goes to the trash, comes back, and goes for good: nothing has any grace."""
+    with rblstore.open(store) as repo:
+        repo.create_branch("garbage", "first")
+        yield repo, ""
+        repo.commit("next", identity=sources / "next", branch="garbage")
+        yield repo, ""
+        repo.delete_branch("garbage")
+        yield repo, ""
+        repo.gc(apply=True)
+        yield repo, ""
+        repo.restore_trash()
+        yield repo, ""
+        repo.gc(apply=True)
+        repo.gc(apply=True)
+        yield repo, ""
+        repo.commit("next", identity=sources / "next")
+        yield repo, "next"
+
+
+STORIES = {
+    "beginning": beginning,
+    "writing": writing,
+    "maintaining": maintaining,
+    "joining": joining,
+    "collecting": collecting,
+}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A worker writes on a file system in a file (a loop device), which is shut down at some moment without flushing its
 journal: all that it had not made durable is gone, as after a power cut, and the worker's next call fails. Then the file
-system is mounted again. What ext4 and xfs make durable without having been asked is test_power_simulated.py's to take away.
+system is mounted again. What ext4 and xfs make durable without having been asked, test_power_simulated.py takes away.
 """
 
 from __future__ import annotations

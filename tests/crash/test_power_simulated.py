@@ -214,7 +214,7 @@ class Cuts:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("story", "quick"), [("beginning", 60), ("writing", 110), ("maintaining", 80), ("joining", 30)]
+    ("story", "quick"), [("beginning", 60), ("writing", 110), ("maintaining", 80), ("joining", 30), ("collecting", 60)]
 )
 def test_cuts_of_recorded_commands(story: str, quick: int, tmp_path: Path, room: Path) -> None:
     reason = unavailable()
