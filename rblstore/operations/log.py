@@ -100,10 +100,10 @@ def log(store: Store, revision: str = "HEAD", *, limit: int | None = None, every
         names = ref_names(store, reader)
         rows = list(reader.commits([*heads, *names] if every else heads, limit))
         evidence = reader.evidence_for([row.id for row in rows], "verification")
-        compositions = {row.composition: reader.composition(row.composition) for row in rows}
+        compositions = reader.compositions(row.composition for row in rows)
     entries = []
     for row in rows:
-        composition = compositions[row.composition]
+        composition = compositions.get(row.composition)
         if composition is None:
             raise CorruptError(
                 f"composition {row.composition.short} is not in the catalog",

@@ -104,7 +104,11 @@ def judge(story: Story, store: Path, rotted: Rotted, chance: random.Random, out:
         if not found.ok:
             # What an index says of history may be wrong, and has been found; bytes never are.
             ask(story, store, [one for one in names if one.startswith((*BYTES, "revert"))], out)
-            return cure(story, store, names, out)
+            if "revert" not in names:
+                return cure(story, store, names, out)
+            rblstore.reindex(store)
+            assert getattr(check(store), "ok", False)
+            return "cured"
         assert ask(story, store, names, out) == {}
         return "harmless"
     if name == "refs.log":
