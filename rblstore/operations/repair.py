@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from rblstore.configuration import DEFAULT_TEXT
 from rblstore.errors import RblError
 from rblstore.objects.history_records import Operation, RefChange
 from rblstore.objects.ids import ContentId, PackId
+from rblstore.objects.locations import PackSummary
 from rblstore.opening import FOLDER, FORMAT
 from rblstore.operations.fsck import FsckDamage, fsck
 from rblstore.operations.progress import Progress
@@ -174,6 +175,7 @@ class _Repair:
         self._folder = plan.root / FOLDER
         self._backend = DiskBackend(self._folder)
         self._fetched = {found.content: found for found, _ in plan.fetched}
+        self._moved: set[PackId] = set()
 
     def run(self) -> None:
         plan, folder = self._plan, self._folder
@@ -204,16 +206,20 @@ class _Repair:
     def _write_packs(self) -> None:
         """One pack of contents, one of records: what damaged packs have whole, and what was found elsewhere."""
         for write in (self._write_contents, self._write_records):
-            while True:
-                try:
-                    write()
-                    break
-                except CorruptPackError as error:
-                    # It would be what a damaged one was. That goes to quarantine first, from where it can be read, too.
-                    pack = PackId(str(error.object))
-                    if pack not in self._plan.out or not self._backend.exists(pack_key(pack)):
-                        raise
-                    self._quarantine(pack)
+            while (taken := self._publish(write)) is not None:
+                # It would be what a damaged one was. That goes to quarantine first, from where it can be read, too.
+                self._quarantine(taken)
+
+    def _publish(self, write: Callable[[], PackSummary | None]) -> PackId | None:
+        """Writes a pack; gives its id where the damaged one that it is to replace still has that name."""
+        try:
+            summary = write()
+            pack = None if summary is None else summary.pack
+        except CorruptPackError as error:
+            pack = PackId(str(error.object))
+            if pack not in self._plan.out or pack in self._moved:
+                raise
+        return pack if pack in self._plan.out and pack not in self._moved else None
 
     def _base(
         self, content: ContentId, gone: PackId | None = None, damaged: frozenset[PackId] = frozenset()
@@ -224,7 +230,7 @@ class _Repair:
             return stored
         return cast("StoredContent | None", self._fetched.get(content))  # of a base nothing is asked but its bytes
 
-    def _write_contents(self) -> None:
+    def _write_contents(self) -> PackSummary | None:
         plan = self._plan
         with PackWriter(
             self._backend,
@@ -244,30 +250,33 @@ class _Repair:
                         object=found.source,
                         hint="Run the command again once nothing writes to it.",
                     )
-            writer.finish()
+            return writer.finish()
 
-    def _write_records(self) -> None:
+    def _write_records(self) -> PackSummary | None:
         with PackWriter(self._backend, "R", is_stored=lambda content: False, compression="fast") as writer:
             for copy in self._plan.copies:
                 if copy.kind == "R":
                     writer.copy(copy.stored(self._base))
             for data in self._plan.records.values():
                 writer.add_bytes(data)
-            writer.finish()
+            return writer.finish()
 
     def _quarantine(self, pack: PackId) -> None:
         """Moves a pack. Where one of its name is in quarantine already, its name there is its own digest."""
         key = pack_key(pack)
-        if not self._backend.exists(key):
-            return
+        if pack in self._moved or not self._backend.exists(key):
+            return  # what has its name by now is the one that took its place
         to = pack_key(pack, "quarantine")
         if not self._backend.move(key, to):
-            digest = hashlib.sha256()
-            for piece in _pieces(self._folder / key):
-                digest.update(piece)
-            to = pack_key(PackId(digest.hexdigest()), "quarantine")
-            if not self._backend.move(key, to):
+            digest = _digest(self._folder / key)
+            if digest != _digest(self._folder / to):
+                to = pack_key(PackId(digest), "quarantine")
+                kept = not self._backend.move(key, to)
+            else:
+                kept = True
+            if kept:
                 self._backend.delete(key)  # quarantine has these very bytes
+        self._moved.add(pack)
         survey = self._plan.survey
         for one in () if survey is None else survey.pile.packs:
             if one.id == pack:
@@ -322,6 +331,13 @@ class _Repair:
         while (to := self._folder / "quarantine" / f"{path.name}-{number}").exists() or to.is_symlink():
             number += 1
         move_file(path, to)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for piece in _pieces(path):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

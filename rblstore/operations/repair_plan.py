@@ -28,13 +28,13 @@ from rblstore.operations.repair_catalog import CatalogRemains, read_remains
 from rblstore.operations.repair_history import HistoryMender, HistoryPlan
 from rblstore.operations.repair_log import LogPlan, plan_log
 from rblstore.operations.repair_losses import RepairLoss, Restored, losses, records_of
-from rblstore.operations.repair_sources import EMPTY, Found, Source, empty_content, open_sources
+from rblstore.operations.repair_sources import EMPTY, Found, PackSource, Source, empty_content, open_sources
 from rblstore.operations.repair_survey import Copy, Survey, pack_of_stranger, survey_packs
 from rblstore.storage.backend import ReadError
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.log_salvage import read_log_file
 from rblstore.storage.pack_salvage import problem_of
-from rblstore.storage.stored_content import StoredContent
+from rblstore.storage.stored_content import Find, StoredContent
 
 _APPLY = "Run: rbl repair --apply"
 
@@ -335,6 +335,18 @@ class _Planner:
         return sizes, widths
 
     def _find_contents(self, wanted: Mapping[ContentId, int | None]) -> dict[ContentId, Found]:
+        found = self._ask_sources(wanted)
+        left = wanted.keys() - found.keys()
+        packs = [source for source in self._sources if isinstance(source, PackSource)]
+        # One source may have a difference, and another what it is a difference from.
+        bases = {base: None for source in packs for base in source.bases(left) if self._survey.undelta(base) is None}
+        find = self._finder({**self._ask_sources({base: None for base in bases if base not in found}), **found})
+        for source in packs if left else ():
+            for one in source.contents_on(left - found.keys(), find):
+                found.setdefault(one.content, one)
+        return found
+
+    def _ask_sources(self, wanted: Mapping[ContentId, int | None]) -> dict[ContentId, Found]:
         found: dict[ContentId, Found] = {EMPTY: empty_content()} if EMPTY in wanted else {}
         for source in self._sources:
             left = {content: size for content, size in wanted.items() if content not in found}
@@ -342,10 +354,9 @@ class _Planner:
                 found.setdefault(one.content, one)
         return found
 
-    def _resolve_pending(self, found: Mapping[ContentId, Found]) -> set[ContentId]:
-        """Reads what is stored as a difference from something that was found; returns what of that is needed."""
+    def _finder(self, found: Mapping[ContentId, Found]) -> Find:
+        """Finds what lies beneath a difference, in packs or among what was found."""
         survey = self._survey
-        needed: set[ContentId] = set()
 
         def find(
             content: ContentId, gone: PackId | None = None, damaged: frozenset[PackId] = frozenset()
@@ -355,6 +366,13 @@ class _Planner:
                 return stored
             return cast("StoredContent | None", found.get(content))  # of a base nothing is asked but its bytes
 
+        return find
+
+    def _resolve_pending(self, found: Mapping[ContentId, Found]) -> set[ContentId]:
+        """Reads what is stored as a difference from something that was found; returns what of that is needed."""
+        survey = self._survey
+        needed: set[ContentId] = set()
+        find = self._finder(found)
         for copy in survey.pending:
             problem = "what it is a difference from is lost"
             if all(survey.undelta(base) or base in found for base in copy.bases):

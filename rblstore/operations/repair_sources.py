@@ -27,6 +27,7 @@ from rblstore.storage.backend import ReadError, Room
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.log_salvage import read_log_file, salvage_log
 from rblstore.storage.pack_salvage import PackPile
+from rblstore.storage.stored_content import Find
 
 EMPTY: Final = ContentId(hashlib.sha256(b"").hexdigest())
 _CHUNK: Final = 4 << 20
@@ -119,6 +120,17 @@ class PackSource:
         """See :class:`Source`."""
         for content in wanted:
             stored = self.pile.whole(content)
+            if stored is not None:
+                yield Found(content, stored.size, self.name, stored.read_into)
+
+    def bases(self, contents: Iterable[ContentId]) -> set[ContentId]:
+        """What its copies of some contents are differences from."""
+        return {base for content in contents for copy in self.pile.copies(content) for base in copy.bases}
+
+    def contents_on(self, contents: Iterable[ContentId], find: Find) -> Iterator[Found]:
+        """Contents that can be read where what lies beneath them is found elsewhere."""
+        for content in contents:
+            stored = self.pile.whole(content, find)
             if stored is not None:
                 yield Found(content, stored.size, self.name, stored.read_into)
 

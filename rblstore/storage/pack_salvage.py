@@ -199,11 +199,16 @@ class PackPile:
             return None  # each copy stands for itself: whoever wants another asks for it
         return next((copy for copy in self.copies(content) if not copy.bases), None)
 
-    def copies(self, content: ContentId) -> Iterator[StoredContent]:
-        """Every copy of a content, none of them read."""
+    def copies(self, content: ContentId, find: Find | None = None) -> Iterator[StoredContent]:
+        """Every copy of a content, none of them read.
+
+        Args:
+            content: Which.
+            find: Finds what they are differences from; None for what the pile itself has.
+        """
         for pack, location in self._copies.get(content, ()):
             try:
-                yield StoredContent(pack, location, self.base)
+                yield StoredContent(pack, location, find or self.base)
             except UNREADABLE as error:
                 require_disk_error(error)
 
@@ -211,9 +216,9 @@ class PackPile:
         """Bytes of a content as an index says; None where none does."""
         return next((location.size for _, location in self._copies.get(content, ())), None)
 
-    def whole(self, content: ContentId) -> StoredContent | None:
+    def whole(self, content: ContentId, find: Find | None = None) -> StoredContent | None:
         """The first copy of a content that is whole: all of it was read, and its SHA-256 compared."""
-        return next((copy for copy in self.copies(content) if problem_of(copy, self._workers) is None), None)
+        return next((copy for copy in self.copies(content, find) if problem_of(copy, self._workers) is None), None)
 
     def record(self, content: ContentId) -> bytes | None:
         """A record's bytes out of a copy that is whole; None where there is none, or it is too large for a record."""
