@@ -119,6 +119,8 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.doctor import DoctorResult
     from rblstore.operations.du import CommitUsage, RepositoryUsage
     from rblstore.operations.fsck import FsckResult
+    from rblstore.operations.gc import GcResult
+    from rblstore.operations.gc_restore import RestoreResult
     from rblstore.operations.log import LogEntry
     from rblstore.operations.probe import ProbeInfo
     from rblstore.operations.reindex import ReindexResult
@@ -141,6 +143,8 @@ def _documents() -> list[tuple[str, Any]]:
         ("du", RepositoryUsage),
         ("du REV", CommitUsage),
         ("fsck", FsckResult),
+        ("gc", GcResult),
+        ("gc --restore", RestoreResult),
         ("log", LogEntry),
         ("op log", OperationInfo),
         ("probe add", ProbeInfo),
