@@ -158,6 +158,13 @@ class Catalog:
         with transaction(self._engine, self._name, write=True) as connection:
             yield CatalogWriter(connection, self._name)
 
+    def settings(self) -> tuple[str, str]:
+        """How SQLite writes when we ask it to: its journal mode (``delete``) and ``synchronous`` (``EXTRA``)."""
+        with transaction(self._engine, self._name, write=False) as connection, translating(self._name):
+            journal = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+            synchronous = int(connection.exec_driver_sql("PRAGMA synchronous").scalar() or 0)
+        return journal, ("OFF", "NORMAL", "FULL", "EXTRA")[synchronous]
+
     def integrity_problems(self, limit: int = 100) -> list[str]:
         """What SQLite's own checks find wrong with the file: its pages and indexes, and rows that refer to nothing.
 

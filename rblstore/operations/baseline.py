@@ -10,12 +10,13 @@ from rblstore.checkpoints.tokenizing import tokenizer_digest
 from rblstore.objects.evidence_records import Baseline, Probe, PromptOutput
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import BaselineId, CommitId, CompositionId, ContentId, ProbeId, RecordId
+from rblstore.operations.evidence_time import evidence_time
 from rblstore.operations.load import load_composition
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
 from rblstore.operations.result import Result
 from rblstore.operations.stored_models import composed_state
-from rblstore.repository import Store, utc_now
+from rblstore.repository import Store
 from rblstore.revisions import resolve
 
 if TYPE_CHECKING:
@@ -116,15 +117,16 @@ def record_baseline(
             added = transaction.add_content([values_bytes(prompt.values)], element_width=prompt.values.element_size())
             rows, width = prompt.values.shape
             outputs.append(PromptOutput(prompt.id, (rows, width), added.content))
+        composition_id = CompositionId(transaction.add_record(composition))
         record = Baseline(
-            CompositionId(transaction.add_record(composition)),
+            composition_id,
             probe_id,
             environment,
             "embedding" if kind == "embedding" else "logits",
             dtype,
             tuple(outputs),
             author,
-            utc_now(),
+            evidence_time(store, composition_id, Baseline),
         )
         baseline_id = BaselineId(transaction.add_record(record))
     return baseline_id, record

@@ -12,7 +12,8 @@ from rblstore.objects import limits
 from rblstore.objects.evidence_records import Claim, Statement
 from rblstore.objects.fields import check_text
 from rblstore.objects.ids import RecordId
-from rblstore.repository import Store, utc_now
+from rblstore.operations.evidence_time import evidence_time
+from rblstore.repository import Store
 from rblstore.transaction import Transaction
 
 
@@ -63,7 +64,7 @@ def state(store: Store, transaction: Transaction, subject: RecordId, claims: tup
             if last.claims == claims:
                 return
             break
-    transaction.add_record(Statement(subject, claims, author, utc_now()))
+    transaction.add_record(Statement(subject, claims, author, evidence_time(store, subject, Statement)))
 
 
 def claims_about(store: Store, subject: RecordId) -> dict[str, tuple[Claim, ...]]:

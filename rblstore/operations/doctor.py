@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from rblstore.catalog.database import Catalog
-from rblstore.catalog.engine import CatalogBusyError, open_engine, transaction
+from rblstore.catalog.engine import CatalogBusyError
 from rblstore.errors import RblError
 from rblstore.objects.history_records import Operation
 from rblstore.opening import FOLDER, ForeignRepositoryError, check_format, check_owner, read_configuration, read_regular
@@ -24,7 +24,6 @@ from rblstore.storage.refs_log import RefsLog
 
 PACKAGES: Final = ("rblstore", "torch", "transformers", "peft", "safetensors", "sqlalchemy")
 _LEVELS: Final[tuple[Level, ...]] = ("ok", "note", "warning", "problem")
-_SYNCHRONOUS: Final = ("OFF", "NORMAL", "FULL", "EXTRA")
 _WAL_HEADER: Final = b"\2\2"
 _BUSY_SECONDS: Final = 2.0
 _AHEAD: Final = timedelta(minutes=5)
@@ -139,7 +138,8 @@ def _catalog(folder: Path) -> Iterator[Finding]:
     try:
         with closing(Catalog.open(path, busy_timeout=_BUSY_SECONDS)) as catalog, catalog.read() as reader:
             newest = reader.last_operation()
-        yield from _settings(path)
+            settings = catalog.settings()
+        yield _settings(settings)
     except CatalogBusyError as error:
         yield Finding("catalog", "note", error.message, error.hint)
         return
@@ -151,22 +151,12 @@ def _catalog(folder: Path) -> Iterator[Finding]:
         yield from _newest(newest)
 
 
-def _settings(path: Path) -> Iterator[Finding]:
+def _settings(settings: tuple[str, str]) -> Finding:
     """How SQLite writes when we ask it to."""
-    engine = open_engine(path, _BUSY_SECONDS)
-    try:
-        with transaction(engine, str(path), write=False) as connection:
-            journal = str(connection.exec_driver_sql("PRAGMA journal_mode").scalar())
-            synchronous = int(connection.exec_driver_sql("PRAGMA synchronous").scalar() or 0)
-    finally:
-        engine.dispose()
-    what = f"it opens; journal mode {journal}, synchronous {_SYNCHRONOUS[synchronous]}"
-    if (journal, _SYNCHRONOUS[synchronous]) == ("delete", "EXTRA"):
-        yield Finding("catalog", "ok", what)
-    else:
-        yield Finding(
-            "catalog", "problem", what, "A commit may not outlive a power cut: install another SQLite library."
-        )
+    what = "it opens; journal mode {}, synchronous {}".format(*settings)
+    if settings == ("delete", "EXTRA"):
+        return Finding("catalog", "ok", what)
+    return Finding("catalog", "problem", what, "A commit may not outlive a power cut: install another SQLite library.")
 
 
 def _log(folder: Path, newest: Operation | None) -> Iterator[Finding]:

@@ -11,11 +11,12 @@ from rblstore.objects.evidence_records import Probe, Verification
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import VerificationId
 from rblstore.operations.baseline import check_fit, find_baseline, references
+from rblstore.operations.evidence_time import evidence_time
 from rblstore.operations.load import load_composition
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
 from rblstore.operations.result import Result
-from rblstore.repository import Store, utc_now
+from rblstore.repository import Store
 from rblstore.revisions import resolve
 
 
@@ -141,7 +142,7 @@ def verify(
         comparison.reason or "nothing was reverted",
         comparison.prompts,
         author,
-        utc_now(),
+        evidence_time(store, commit, Verification),
     )
     with store.transaction(author) as transaction:
         verification_id = VerificationId(transaction.add_record(record))

@@ -40,7 +40,7 @@ from rblstore.objects.evidence_records import (
     Verification,
 )
 from rblstore.objects.ids import BaselineId, CommitId, CompositionId, ProbeId
-from rblstore.operations import baseline, claims, commit, revert, tag, verify
+from rblstore.operations import commit, evidence_time, revert, tag
 from rblstore.repository import PROBES, SYMBOLIC, Store
 
 AUTHOR = "Ada Lovelace <ada@example.org>"
@@ -150,7 +150,7 @@ def fixed_clock() -> Iterator[None]:
 
     # Whoever needs the time has taken the function into its own module.
     with ExitStack() as stack:
-        for module in (baseline, claims, commit, publishing, repository, revert, tag, verify):
+        for module in (commit, evidence_time, publishing, repository, revert, tag):
             stack.enter_context(mock.patch.object(module, "utc_now", now))
         yield
 

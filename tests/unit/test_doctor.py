@@ -14,6 +14,7 @@ import pytest
 from tiny_checkpoints import write_base
 
 import rblstore
+from rblstore.catalog.database import Catalog
 from rblstore.operations import doctor as doctoring
 from rblstore.operations import doctor_system, file_systems
 from rblstore.operations.doctor import DoctorResult, doctor
@@ -129,6 +130,11 @@ def test_write_ahead_logging_that_others_left_is_found(folder: Path) -> None:
     assert "write-ahead" in one(folder, "catalog", "warning").what
     (folder / "catalog.db-wal").touch()
     assert "catalog.db-wal" in of(looked(folder), "catalog")[0].what
+
+
+def test_a_library_that_syncs_less_is_a_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Catalog, "settings", lambda _: ("delete", "FULL"))
+    assert "synchronous FULL" in one(folder, "catalog", "problem").what
 
 
 def test_a_catalog_that_somebody_holds_is_noted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
