@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,7 +23,7 @@ from rblstore.objects.record import Record
 from rblstore.opening import FOLDER, FORMAT, check_format, check_owner, read_configuration
 from rblstore.storage.backend import Backend
 from rblstore.storage.disk import DiskBackend
-from rblstore.storage.durable import fsync_directory, make_folders, write_file
+from rblstore.storage.durable import WriteError, fsync_directory, make_folders, write_file
 from rblstore.storage.locks import maintaining, writing
 from rblstore.storage.refs_log import RefsLog
 
@@ -41,6 +41,12 @@ class RepositoryExistsError(ConflictError):
     """There is a repository already."""
 
     code = "exists"
+
+
+class UnfinishedInitError(RblError):
+    """A repository was made whose durability is not known, and that could not be taken back."""
+
+    code = "init_unfinished"
 
 
 def utc_now() -> str:
@@ -87,7 +93,8 @@ class Store:
 
         Raises:
             RepositoryExistsError: There is one already.
-            WriteError: The system refused.
+            WriteError: The system refused; there is no repository.
+            UnfinishedInitError: The system refused at the very end, and to take it back, too.
         """
         folder = root / FOLDER
         if (folder / "format").exists():
@@ -126,8 +133,16 @@ class Store:
                 fsync_directory(above)
             # Last: from here on it is a repository.
             write_file(folder / "format", FORMAT, folder / "tmp")
-        except BaseException:
+        except BaseException as error:
             store.close()
+            with suppress(OSError):  # its name may be there, and only not be durable
+                (folder / "format").unlink(missing_ok=True)
+            if isinstance(error, WriteError) and (folder / "format").exists():
+                raise UnfinishedInitError(
+                    f"the repository is there, but may not outlive a power cut: {error.message}",
+                    object=str(root),
+                    hint="See to the disk, then look at it: rbl fsck",
+                ) from error
             raise
         return store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,31 @@ def test_an_init_that_was_cut_short_is_started_over(tmp_path: Path, monkeypatch:
     with rblstore.init(tmp_path, branch="trunk") as repo:
         assert repo.branch == "trunk"
         assert [operation.sequence for operation in repo.operations()] == [1]
+        assert repo.fsck(full=True).ok
+
+
+@pytest.mark.parametrize("stuck", [False, True], ids=["taken back", "stuck"])
+def test_an_init_whose_end_is_not_durable(stuck: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The format file has its name, and the folder cannot be made durable: it goes again, or the error says so."""
+    made_durable, unlink = durable_files.fsync_directory, Path.unlink
+
+    def refuse(path: Path) -> None:
+        if (path / "format").exists():
+            raise durable_files.WriteError("making a directory durable failed")
+        made_durable(path)
+
+    def keep(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "format" and stuck:
+            raise OSError(errno.EIO, "Input/output error")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(durable_files, "fsync_directory", refuse)
+    monkeypatch.setattr(Path, "unlink", keep)
+    with pytest.raises(rblstore.RblError) as caught:
+        rblstore.init(tmp_path)
+    assert caught.value.code == ("init_unfinished" if stuck else "write_failed")
+    monkeypatch.undo()
+    with rblstore.open(tmp_path) if stuck else rblstore.init(tmp_path) as repo:
         assert repo.fsck(full=True).ok
 
 
