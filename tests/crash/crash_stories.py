@@ -20,7 +20,6 @@ from tracing import Fault
 
 import rblstore
 from rblstore.errors import NoRepositoryError
-from rblstore.operations.leftovers import remove_leftovers
 
 SIZE = 40 << 10
 NOT_THERE = "no repository"
@@ -38,7 +37,12 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "checkout": ("checkout", "base", "{folder}/out"),
     "repack": ("repack", "--compression", "fast"),
     "reindex": ("reindex",),
+    "gc": ("gc", "--apply", "--grace", "0"),
+    "restore": ("gc", "--restore"),
+    "repair": ("repair", "--from", "{made}/ft", "--from", "{made}/base", "--from", "{made}/more", "--apply"),
 }
+# These change how things are stored, and nothing that is told of them.
+UNTOLD = ("repack", "reindex", "gc", "restore", "repair")
 
 
 def exact(repo: Any) -> Any:
@@ -114,13 +118,59 @@ class Story:
             repo.commit("base", identity=base, compression="none")
             repo.commit("more", behaviors={"more": self.made / "more"}, compression="none")
             self._last = repo.operations(1)[0].id
-            self.exact = exact(repo)
-            (self.made / "store" / ".rbl" / "stat-cache").unlink(missing_ok=True)
+        (self.made / "store" / ".rbl" / "stat-cache").unlink()
+        self._stores = {
+            "gc": self._with_garbage(),
+            "restore": self._with_trash(),
+            "repair": self._with_damage(),
+        }
+        self._exact = {}
+        for name in COMMANDS.keys() - {"init"}:
+            with rblstore.open(self._store(name)) as repo:
+                self._exact[name] = exact(repo)
         names = [*sources, "base", "next", "later"]
         self._sources = {name: digests(self.made / name) for name in names} | {"reverted": digests(base)}
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
         self._number = 0
+
+    def _store(self, command: str) -> Path:
+        """What a command's trials begin with."""
+        return self._stores.get(command, self.made / "store")
+
+    def _with_garbage(self) -> Path:
+        """A copy in which commits are reached by nothing: in the trash, in packs of their own, and among others."""
+        store = shutil.copytree(self.made / "store", self.made / "garbage")
+        settings = store / ".rbl" / "config.toml"
+        settings.write_text(settings.read_text().replace("operations = 90 ", "operations = 0 "))
+        with rblstore.open(store) as repo:
+            for number, name in enumerate(("next", "tuned", "later")):
+                repo.commit(name, identity=self.made / name, branch=name)
+                repo.delete_branch(name)
+                if number == 0:
+                    assert repo.gc(apply=True, grace_days=0).packs
+                elif number == 1:
+                    assert repo.repack(compression="none").changed
+        return store
+
+    def _with_trash(self) -> Path:
+        """A copy of that in which all of it is in the trash."""
+        store = shutil.copytree(self.made / "garbage", self.made / "trash")
+        with rblstore.open(store) as repo:
+            assert repo.gc(apply=True, grace_days=0).packs_written
+        return store
+
+    def _with_damage(self) -> Path:
+        """A copy in which a byte of every pack of contents is another."""
+        store = shutil.copytree(self.made / "store", self.made / "damaged")
+        for pack in store.rglob("*.pack"):
+            data = bytearray(pack.read_bytes())
+            if data[8:9] == b"C":
+                data[100] ^= 1
+                pack.chmod(0o644)
+                pack.write_bytes(data)
+                pack.chmod(0o444)
+        return store
 
     def trial(self, command: str) -> Trial:
         """A fresh try of a command."""
@@ -129,7 +179,7 @@ class Story:
         store = folder / "store"
         folder.mkdir()
         if command != "init":
-            shutil.copytree(self.made / "store", store)
+            shutil.copytree(self._store(command), store)
         words = [word.format(made=self.made, folder=folder, last=self._last) for word in COMMANDS[command]]
         return Trial(folder, store, ("-C", str(store if command != "init" else folder), *words, "--json"))
 
@@ -144,7 +194,7 @@ class Story:
         done = self.run(trial, **options)
         assert done.code == 0, done.err
         self.after[command] = told(trial.store, trial.folder)
-        assert (self.before[command] == self.after[command]) == (command in ("repack", "reindex", "gc", "repair"))
+        assert (self.before[command] == self.after[command]) == (command in UNTOLD)
         self._check_whole(trial)
         shutil.rmtree(trial.folder)
         return done.calls
@@ -159,6 +209,11 @@ class Story:
             later: Whether to try another command after it, too.
         """
         before, after = self.before[command], self.after[command]
+        if command == "repair":
+            # What is damaged is so until it is repaired, and may not open half-way: whoever repairs again finishes.
+            again = self.run(trial)
+            assert again.code == 0, again.err
+            self._check_whole(trial)
         found = told(trial.store, trial.folder)
         assert found in (before, after), f"{command}: a third state:\n{found}\nneither\n{before}\nnor\n{after}"
         assert done is None or found == (after if done else before)
@@ -167,7 +222,7 @@ class Story:
         if found == before:
             if before not in (after, NOT_THERE):
                 with rblstore.open(trial.store) as repo:
-                    assert exact(repo) == self.exact
+                    assert exact(repo) == self._exact[command]
             again = self.run(trial)
             assert again.code == 0, again.err
             assert told(trial.store, trial.folder) == after
@@ -177,7 +232,7 @@ class Story:
                 repo.commit("later", identity=self.made / "later", branch="later")
                 assert len(repo.operations()) == commits + 1
                 assert repo.fsck().damages == ()
-                remove_leftovers(repo._store)
+                repo.gc(apply=True)
             assert left_in(trial.folder) == []
         shutil.rmtree(trial.folder)
         return bool(found == after)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import runpy
 import shutil
 import sys
@@ -129,11 +130,28 @@ def collections(repo: Any) -> Iterator[tuple[str, str]]:
     """Makes garbage and collects it: the settings give it no grace."""
     for number in itertools.count():
         name = f"g{os.getpid()}-{number}"
-        repo.create_branch(name)
-        repo.commit(f"empty {name}", branch=name, allow_empty=True)
-        repo.delete_branch(name)
-        repo.gc(apply=True)
+        yield "branch", repo.create_branch(name).name
+        yield "commit", repo.commit(f"empty {name}", branch=name, allow_empty=True).commit
+        yield "delete", repo.delete_branch(name).name
+        repo.gc(apply=True, grace_days=0)
         yield "gc", str(number)
+
+
+def repairs(store: Path, tuned: Path) -> Iterator[tuple[str, str]]:
+    """Damages a pack, and repairs it from what it was made of."""
+    moment = random.Random(os.getpid())
+    sources = [path for path in tuned.parent.iterdir() if path.name != "store"]
+    for number in itertools.count():
+        pack = moment.choice(sorted(path for path in store.glob(".rbl/packs/*/*") if path.read_bytes()[8:9] == b"C"))
+        pack.chmod(0o644)
+        with pack.open("r+b") as stream:
+            stream.seek(100)
+            byte = stream.read(1)[0]
+            stream.seek(100)
+            stream.write(bytes((byte ^ 1,)))
+        pack.chmod(0o444)
+        rblstore.repair(store, sources=sources, apply=True)
+        yield "repair", str(number)
 
 
 def indexes(store: Path) -> Iterator[tuple[str, str]]:
@@ -146,6 +164,8 @@ def labour(mode: str, store: Path, folder: Path, tuned: Path) -> Iterator[tuple[
     """What a worker does in its mode, step by step; each step is done before it is said."""
     if mode == "reindex":
         yield from indexes(store)
+    if mode == "repair":
+        yield from repairs(store, tuned)
     with rblstore.open(store) as repo:
         if mode in BYTES:
             yield from commits(repo, folder, BYTES[mode])
@@ -208,11 +228,19 @@ def import_everything() -> None:
             repo.checkout("HEAD", folder / "out")
             repo.repack(compression="fast")
             repo.fsck(full=True)
+            repo.gc(apply=True, grace_days=0)
         nothing = os.open(os.devnull, os.O_WRONLY)
         said = os.dup(2)
         os.dup2(nothing, 1)
         os.dup2(nothing, 2)
-        for arguments in (["log", "--json"], ["switch", "branch"], ["reindex"], ["show", "nothing"]):
+        for arguments in (
+            ["log", "--json"],
+            ["switch", "branch"],
+            ["reindex"],
+            ["gc", "--restore"],
+            ["repair", "--apply"],
+            ["show", "nothing"],
+        ):
             in_this_process(["-C", str(folder / "store"), *arguments])
         os.dup2(said, 2)
     finally:

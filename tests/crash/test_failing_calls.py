@@ -22,7 +22,7 @@ from tracing import DATA, Fault
 from trials import FULL, Trials
 
 QUICK = {"commit": 44, "revert": 20, "checkout": 12}
-MADE_ALL_THE_SAME = ("log_behind", "commit_outcome_unknown")
+MADE_ALL_THE_SAME = ("log_behind", "commit_outcome_unknown", "init_unfinished", "gc_unfinished")
 INTERRUPTIBLE = frozenset({"write", "pwrite64", "openat"})
 
 
@@ -66,7 +66,9 @@ def test_a_call_that_fails(command: str, lasting: bool, story: Story) -> None:
             code = (errno.EIO, errno.ENOSPC)[(number + number // len(numbers)) % 2]
             trial = story.trial(command)
             done = story.run(trial, Fault(at, "error", code, lasting), opens=True)
-            call = done.calls[at - 1]
+            # Ids follow from times, and how many pages of the catalog change from ids: there may be a call less.
+            call = done.calls[at - 1] if done.fired else "none"
+            assert done.fired or done.code == 0
             made = said(done, call)
             run.count(f"exit {done.code}")
             try:

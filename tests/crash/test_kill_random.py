@@ -31,7 +31,6 @@ from tracing import Fault
 from trials import Trials
 
 import rblstore
-from rblstore.operations.leftovers import remove_leftovers
 
 # How many kills in the quick tier; the full one has fifty times as many.
 KILLS = {
@@ -44,8 +43,11 @@ KILLS = {
     "checkout": 20,
     "repack": 25,
     "reindex": 10,
+    "gc": 15,
+    "repair": 8,
 }
 TIMES = 50
+SAID = ("commit", "tag", "branch", "operation", "delete")
 IN_ONE_REPOSITORY = 10
 FULL_CHECKS = 5
 MOST_CALLS = 300
@@ -84,26 +86,35 @@ class Repository:
 
     def __init__(self, made: Path, folder: Path) -> None:
         shutil.copytree(made / "store", folder / "store")
+        settings = folder / "store" / ".rbl" / "config.toml"
+        settings.write_text(settings.read_text().replace("operations = 90 ", "operations = 0 "))
         self.made = made
         self.folder = folder
         self.store = folder / "store"
         with rblstore.open(self.store) as repo:
             self._operations = repo.operations()[::-1]
 
-    def check(self, killed: Killed, *, full: bool) -> int:
+    def check(self, mode: str, killed: Killed, *, full: bool) -> int:
         """Checks what a killed worker left; returns how many operations there are that were not acknowledged."""
+        if mode == "repair":
+            # What it damaged is so until it is repaired.
+            sources = [path for path in self.made.iterdir() if path.name != "store"]
+            assert rblstore.repair(self.store, sources=sources, apply=True).whole
         with rblstore.open(self.store) as repo:
             operations = repo.operations()[::-1]
             assert _without_undone(operations[: len(self._operations)]) == _without_undone(self._operations)
             new = operations[len(self._operations) :]
-            said = [one for one in killed.acknowledged if one[0] in ("commit", "tag", "branch", "operation")]
+            said = [one for one in killed.acknowledged if one[0] in SAID]
             assert len(new) - len(said) in (0, 1), (said, new)
             for (kind, name), operation in zip(said, new, strict=False):
                 if kind == "operation":
                     assert operation.id == name
                 elif kind == "commit":
                     assert operation.changes[0].after == name
-                    repo.show(name)
+                    if mode != "gc":
+                        repo.show(name)
+                elif kind == "delete" or mode == "gc":
+                    assert operation.description == {"delete": "branch: delete", "branch": "branch:"}[kind] + f" {name}"
                 else:
                     assert operation.description == f"{kind}: {name}"
                     assert repo.resolve(name) in {entry.commit for entry in repo.log()}
@@ -116,7 +127,7 @@ class Repository:
             self._operations = repo.operations()[::-1]
             assert len(self._operations) == len(operations) + 2
             assert repo.fsck().damages == ()
-            remove_leftovers(repo._store)
+            repo.gc(apply=True)
         assert left_in(self.folder) == []
         return len(new) - len(said)
 
@@ -190,7 +201,7 @@ def test_what_was_acknowledged_outlives_a_kill(mode: str, server: Server, made: 
             if mode == "checkout":
                 run.count("not acknowledged", repository.check_checkouts(killed))
             full = run.moment.randrange(FULL_CHECKS) == 0
-            run.count("not acknowledged", repository.check(killed, full=full))
+            run.count("not acknowledged", repository.check(mode, killed, full=full))
     if repository is not None:
         shutil.rmtree(repository.folder)
 
