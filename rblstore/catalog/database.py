@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from typing_extensions import Self
 
@@ -29,6 +30,10 @@ from rblstore.objects.ids import ContentId
 
 if TYPE_CHECKING:
     from rblstore.catalog.writer import CatalogWriter
+
+
+LIBRARY_VERSION: Final = sqlite3.sqlite_version
+"""Of the SQLite library that Python brought along."""
 
 
 class CatalogExistsError(ConflictError):

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Final
 
-from rblstore.catalog.database import Catalog
+from rblstore.catalog.database import LIBRARY_VERSION, Catalog
 from rblstore.catalog.engine import CatalogBusyError
 from rblstore.errors import RblError
 from rblstore.objects.history_records import Operation
@@ -74,7 +74,6 @@ def _nearest(start: Path) -> Path | None:
 
 
 def _software() -> Iterator[Finding]:
-    import sqlite3
     from importlib.metadata import PackageNotFoundError, version
 
     yield Finding("python", "ok", f"Python {sys.version.split()[0]}")
@@ -86,7 +85,7 @@ def _software() -> Iterator[Finding]:
                 yield Finding(name, "note", "rblstore is not installed as a package")
             else:
                 yield Finding(name, "warning", f"{name} is not installed", f"pip install {name}")
-    yield Finding("sqlite", "ok", f"SQLite {sqlite3.sqlite_version}; its write-ahead log is not used")
+    yield Finding("sqlite", "ok", f"SQLite {LIBRARY_VERSION}; its write-ahead log is not used")
 
 
 def _repository(folder: Path, *, allow_foreign: bool) -> Iterator[Finding]:
