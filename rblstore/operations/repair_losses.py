@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from rblstore.objects.content_records import Behavior, FileManifest, Identity
 from rblstore.objects.history_records import Commit
@@ -49,7 +49,7 @@ class RepairLoss:
 
 def records_of(record: Record) -> list[RecordId]:
     """The records that a record cannot do without."""
-    return [RecordId(target) for target, what in references(record) if what == "record"]
+    return [cast("RecordId", target) for target, what in references(record) if what == "record"]  # typed by kind
 
 
 def losses(

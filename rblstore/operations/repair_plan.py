@@ -17,8 +17,8 @@ from rblstore.objects.content_records import FileManifest
 from rblstore.objects.dtypes import BITS, span_bytes
 from rblstore.objects.evidence_records import Baseline
 from rblstore.objects.history_records import Operation
-from rblstore.objects.ids import ContentId, OperationId, PackId, RecordId, is_full_id
-from rblstore.objects.kinds import parse_record
+from rblstore.objects.ids import CommitId, ContentId, OperationId, PackId, RecordId, is_full_id
+from rblstore.objects.kinds import KINDS, parse_record, record_class
 from rblstore.objects.record import Record
 from rblstore.objects.references import files_of, references
 from rblstore.opening import FOLDER, check_format, read_regular
@@ -244,13 +244,15 @@ class _Planner:
 
     def _restore_records(self) -> None:
         """Looks for every record that something refers to and that no pack has, until nothing more turns up."""
-        waiting = [*self._remains.listed]
-        waiting += [RecordId(value) for value in self._log.refs.values() if is_full_id(value)]
+        waiting: list[RecordId] = [
+            record_class(kind).ID(id) for id, kind in self._remains.listed.items() if kind in KINDS
+        ]
+        waiting += [CommitId(value) for value in self._log.refs.values() if is_full_id(value)]
         for record in self._survey.records.values():
             waiting += records_of(record)
         seen: set[RecordId] = set()
         while waiting:
-            record_id = RecordId(waiting.pop())
+            record_id = waiting.pop()
             if record_id in seen or record_id in self._have or record_id in self._survey.misread:
                 continue
             seen.add(record_id)

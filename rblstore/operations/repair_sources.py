@@ -20,7 +20,7 @@ from rblstore.checkpoints.source_directory import hub_blob, read_exact, read_exa
 from rblstore.errors import InputError, NotFoundError, RblError, UsageError
 from rblstore.objects import limits
 from rblstore.objects.history_records import Operation
-from rblstore.objects.ids import ContentId, OperationId, RecordId
+from rblstore.objects.ids import ContentId, FileManifestId, IdentityId, OperationId, RecordId
 from rblstore.opening import FOLDER
 from rblstore.operations.progress import Meter, Progress
 from rblstore.storage.backend import ReadError, Room
@@ -86,7 +86,7 @@ class Source(Protocol):
         """Those of some contents (with their sizes, as far as known) that it has."""
 
     def record(self, record_id: RecordId) -> bytes | None:
-        """A record's bytes, or None."""
+        """A record's bytes, or None. The id's own class says what kind it is of."""
 
     def operations(self) -> Mapping[OperationId, Operation]:
         """Operations that it knows of."""
@@ -345,6 +345,8 @@ class FileSource:
 
     def record(self, record_id: RecordId) -> bytes | None:
         """See :class:`Source`: what importing its checkpoints would record. Reads all of them, once."""
+        if not isinstance(record_id, (FileManifestId, IdentityId)):
+            return None  # nothing else is made of files alone
         if self._records is None:
             from rblstore.operations.repair_imports import records_of_checkpoints
 
