@@ -44,7 +44,7 @@ class CatalogDamagedError(CorruptError):
     code = "catalog_damaged"
 
     def __init__(self, message: str, *, object: str | None = None, hint: str | None = REINDEX_HINT) -> None:
-        super().__init__(message, object=object, hint=hint)
+        super().__init__(message, object=object or "catalog.db", hint=hint)
 
 
 class CatalogFailedError(RblError):
