@@ -11,6 +11,7 @@ from typing_extensions import Self
 from rblstore.configuration import check_author
 from rblstore.maintenance import Maintenance
 from rblstore.objects.ids import CommitId
+from rblstore.objects.paths import given_path
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ class Repository(Maintenance):
         """What HEAD stands for, or whether a checkout directory is still what was checked out."""
         from rblstore.operations.status import checkout_status, status
 
-        return status(self._store) if directory is None else checkout_status(self._store, Path(directory))
+        return status(self._store) if directory is None else checkout_status(self._store, given_path(directory))
 
     def operations(self, limit: int | None = None) -> list[OperationInfo]:
         """The operation log, newest first."""
@@ -336,7 +337,8 @@ class Repository(Maintenance):
         """
         from rblstore.operations.checkout import checkout
 
-        return checkout(self._store, revision, Path(target), form=form, only=only, tensors=tensors, progress=progress)
+        directory = given_path(target)
+        return checkout(self._store, revision, directory, form=form, only=only, tensors=tensors, progress=progress)
 
     def tensor(self, revision: str, name: str) -> torch.Tensor:
         """One tensor of a commit's checkpoint, overlays laid on and adapters not; its digest is verified."""

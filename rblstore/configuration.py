@@ -11,6 +11,8 @@ from rblstore.errors import InputError, UsageError
 from rblstore.objects import limits
 
 MAX_BYTES = 64 << 10
+# The parser takes time and memory by the square of the parts of a key.
+_MAX_DOTS = 1000
 MAX_THREADS = 64
 MAX_DAYS = 36_500
 Compression = Literal["fast", "max", "none"]
@@ -100,10 +102,17 @@ def _table(table: dict[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
+def _shown(value: object) -> str:
+    try:
+        return repr(value)[:80]
+    except ValueError:  # Python writes no number of thousands of digits
+        return "of thousands of digits"
+
+
 def _number(table: dict[str, Any], key: str, default: int, largest: int) -> int:
     value = table.pop(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= largest:
-        raise _bad(f"{key} {value!r} is no number from 0 to {largest}")
+        raise _bad(f"{key} {_shown(value)} is no number from 0 to {largest}")
     return value
 
 
@@ -115,6 +124,8 @@ def parse_configuration(data: bytes) -> Configuration:
     """
     if len(data) > MAX_BYTES:
         raise _bad(f"it has more than {MAX_BYTES} bytes")
+    if data.count(b".") > _MAX_DOTS:
+        raise _bad(f"it has more than {_MAX_DOTS} dots")
     if data == DEFAULT_TEXT.encode():
         return Configuration()  # most repositories; no parser is loaded for them
     if sys.version_info >= (3, 11):
@@ -123,17 +134,17 @@ def parse_configuration(data: bytes) -> Configuration:
         import tomli as tomllib
     try:
         table = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise _bad(str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise _bad(str(error)[:200]) from error
     storage, gc = _table(table, "storage"), _table(table, "gc")
     author = _text(table, "author")
     compression = _text(storage, "compression") or "fast"
     if compression not in get_args(Compression):
-        raise _bad(f"compression {compression!r} is none of {', '.join(get_args(Compression))}")
+        raise _bad(f"compression {_shown(compression)} is none of {', '.join(get_args(Compression))}")
     threads = _number(storage, "threads", 0, MAX_THREADS)
     grace = _number(gc, "grace", Configuration.grace_days, MAX_DAYS)
     operations = _number(gc, "operations", Configuration.operation_days, MAX_DAYS)
     unknown = [*table, *(f"storage.{key}" for key in storage), *(f"gc.{key}" for key in gc)]
     if unknown:
-        raise _bad(f"{min(unknown)!r} is not a known setting")
+        raise _bad(f"{_shown(min(unknown))} is not a known setting")
     return Configuration(author, cast("Compression", compression), threads, grace, operations)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rblstore.api import Repository
+from rblstore.objects.paths import check_ref_name, given_path
 from rblstore.opening import FOLDER, check_owner, discover
 from rblstore.repository import Store
 
@@ -27,9 +28,7 @@ def init(path: str | Path = ".", *, branch: str = "main") -> Repository:
     Raises:
         ConflictError: There is one already.
     """
-    from rblstore.objects.paths import check_ref_name
-
-    return Repository(Store.init(Path(path), branch=check_ref_name(branch, "branch")))
+    return Repository(Store.init(given_path(path), branch=check_ref_name(branch, "branch")))
 
 
 def open(path: str | Path = ".", *, allow_foreign: bool = False) -> Repository:
@@ -42,7 +41,7 @@ def open(path: str | Path = ".", *, allow_foreign: bool = False) -> Repository:
     Raises:
         NoRepositoryError: There is none.
     """
-    return Repository(Store.open(discover(Path(path)), allow_foreign=allow_foreign))
+    return Repository(Store.open(discover(given_path(path)), allow_foreign=allow_foreign))
 
 
 def reindex(path: str | Path = ".", *, allow_foreign: bool = False, progress: Progress | None = None) -> ReindexResult:
@@ -58,7 +57,7 @@ def reindex(path: str | Path = ".", *, allow_foreign: bool = False, progress: Pr
     """
     from rblstore.operations.reindex import reindex as rebuild
 
-    root = discover(Path(path))
+    root = discover(given_path(path))
     check_owner(root / FOLDER, allow_foreign=allow_foreign)
     return rebuild(root, progress=progress)
 
@@ -75,7 +74,7 @@ def doctor(path: str | Path = ".", *, allow_foreign: bool = False) -> DoctorResu
     """
     from rblstore.operations.doctor import doctor as examine
 
-    return examine(Path(path), allow_foreign=allow_foreign)
+    return examine(given_path(path), allow_foreign=allow_foreign)
 
 
 def repair(
@@ -106,7 +105,7 @@ def repair(
     from rblstore.opening import discover_damaged
     from rblstore.operations.repair import repair as mend
 
-    root = discover_damaged(Path(path))
+    root = discover_damaged(given_path(path))
     check_owner(root / FOLDER, allow_foreign=allow_foreign)
     return mend(root, sources=sources, apply=apply, progress=progress)
 
@@ -123,4 +122,4 @@ def load_checkout(directory: str | Path, **options: Any) -> Any:
     """
     from rblstore.operations.load import load_checkout as load
 
-    return load(Path(directory), **options)
+    return load(given_path(directory), **options)

@@ -97,13 +97,13 @@ class Store:
             UnfinishedInitError: The system refused at the very end, and to take it back, too.
         """
         folder = root / FOLDER
-        if (folder / "format").exists():
-            raise RepositoryExistsError(
-                f"{root.absolute()} is a repository already",
-                object=str(root),
-                hint="Use it as it is (rbl status), or choose another directory.",
-            )
         try:
+            if (folder / "format").exists():
+                raise RepositoryExistsError(
+                    f"{root.absolute()} is a repository already",
+                    object=str(root),
+                    hint="Use it as it is (rbl status), or choose another directory.",
+                )
             changed = make_folders(folder)
             for name in ("packs", "tmp", "quarantine"):
                 (folder / name).mkdir(exist_ok=True)

@@ -47,6 +47,8 @@ class OperationLog(Snapshot):
 
     def ref(self, name: str) -> str | None:
         """A ref's value: an object id, ``ref: NAME`` where it is symbolic, None where there is no such ref."""
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            return None  # a person's argument that is no text: SQLite could not be asked for it
         row = self._first(select(refs.c.value).where(refs.c.name == name))
         return None if row is None else read_text(row.value)
 

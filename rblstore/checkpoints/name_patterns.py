@@ -17,8 +17,9 @@ from rblstore.objects import limits
 
 _ANY: Final = "**"
 _SHOWN: Final = 3
-# Comparing a wrong name with every one of 140,000 would take seconds.
+# Comparing a wrong name with every one of 140,000 would take seconds, and names may be made to take the longest.
 _COMPARED: Final = 5000
+_COMPARISONS: Final = 1_000_000
 
 Part = Callable[[str], object]
 
@@ -35,8 +36,11 @@ def _compile(pattern: str) -> list[Part | None]:
         raise UsageError(
             f"a pattern of {len(pattern)} characters is longer than any name", object=pattern[:80], hint="Shorten it."
         )
+    parts = pattern.split("/")
+    # Two in a row say no more than one, and each costs time for each part of each name.
+    parts = [part for part, following in zip(parts, [*parts[1:], ""], strict=True) if not part == following == _ANY]
     try:
-        return [None if part == _ANY else re.compile(translate(part)).match for part in pattern.split("/")]
+        return [None if part == _ANY else re.compile(translate(part)).match for part in parts]
     except re.error as error:
         raise UsageError(f"{pattern[:80]!r} is not a pattern: {error}", object=pattern[:80]) from error
 
@@ -109,8 +113,11 @@ def _hint(pattern: str, names: Sequence[str], what: str) -> str:
 def nearest(name: str, names: Sequence[str], what: str) -> str:
     """A hint that says which names come near to one that does not exist, or what names there are."""
     import difflib
+    from itertools import accumulate, takewhile
 
-    if near := difflib.get_close_matches(name, names[:_COMPARED], n=_SHOWN):
+    costs = accumulate(len(other) * len(name) for other in names[:_COMPARED])
+    compared = names[: sum(1 for _ in takewhile(lambda cost: cost <= _COMPARISONS, costs))]
+    if near := difflib.get_close_matches(name, compared, n=_SHOWN):
         return f"Did you mean {' or '.join(near)}?"
     if not names:
         return f"There is no {what} at all."

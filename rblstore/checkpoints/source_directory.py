@@ -367,8 +367,16 @@ def scan_directory(path: Path, *, include_opaque: bool = False, require_weights:
         PickleOnlyError: Its only weights are pickles.
         InputError: A file's name could not be written everywhere, or two names collide.
     """
-    if not path.is_dir():
-        exists = path.exists() or path.is_symlink()
+    try:
+        is_directory = path.is_dir()
+        exists = is_directory or path.exists() or path.is_symlink()
+    except (OSError, ValueError) as error:  # a name that is too long, a folder above it that may not be looked into
+        raise BadDirectoryError(
+            f"{path!s:.200} could not be read: {getattr(error, 'strerror', None) or error}",
+            object=str(path)[:200],
+            hint="Give the folder that holds the model's files.",
+        ) from error
+    if not is_directory:
         raise BadDirectoryError(
             f"{path} is not a directory" if exists else f"there is no directory {path}",
             object=str(path),

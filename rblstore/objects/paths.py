@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 from rblstore.errors import InputError, UsageError
 from rblstore.objects import limits
@@ -35,7 +37,8 @@ def check_component(component: str, path: str) -> None:
         raise _refuse(path, "has an empty or dot component")
     if _FORBIDDEN.search(component):
         raise _refuse(path, "has a character that is not allowed in file names everywhere")
-    if any(unicodedata.category(character) in ("Cf", "Cs", "Zl", "Zp") for character in component):
+    odd = "" if component.isascii() else component
+    if any(unicodedata.category(character) in ("Cf", "Cs", "Zl", "Zp") for character in odd):
         raise _refuse(path, "has an invisible character")
     if component[-1] in ". " or component[0] == " ":
         raise _refuse(path, "has a component that begins or ends with a space, or ends with a dot")
@@ -68,31 +71,52 @@ def _folded(path: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
+@dataclass
+class _Place:
+    """A file or a folder among paths that were checked: how it was spelled, by which path, and what is in it."""
+
+    spelled: str
+    path: str
+    inside: dict[str, _Place] | None
+
+
 def check_paths(paths: Iterable[str]) -> None:
     """Checks each path, and that no two are one file, or one a folder of the other, on a case-folding file system.
 
     Raises:
         InputError: A path is refused or two collide.
     """
-    seen: dict[str, str] = {}
-    folders: dict[str, str] = {}
+    top: dict[str, _Place] = {}
     for path in paths:
-        check_path(path)
-        key = _folded(path)
-        if key in seen:
-            raise _refuse(path, f"collides with '{_shown(seen[key])}' where case or accents are folded")
-        if key in folders:
-            raise _refuse(path, f"collides with the folder of '{_shown(folders[key])}'")
-        parts = key.split("/")
-        spelled = path.split("/")
-        for end in range(1, len(parts)):
-            prefix = "/".join(parts[:end])
-            if prefix in seen:
-                raise _refuse(path, f"lies under '{_shown(seen[prefix])}', which is a file")
-            other = folders.setdefault(prefix, path)
-            if other.split("/")[:end] != spelled[:end]:
-                raise _refuse(path, f"spells a folder of '{_shown(other)}' in another way")
-        seen[key] = path
+        inside = top
+        spelled = check_path(path).split("/")
+        for number, (component, key) in enumerate(zip(spelled, _folded(path).split("/"), strict=True), 1):
+            is_file = number == len(spelled)
+            place = inside.get(key)
+            if place is None:
+                place = inside[key] = _Place(component, path, None if is_file else {})
+            elif is_file and place.inside is None:
+                raise _refuse(path, f"collides with '{_shown(place.path)}' where case or accents are folded")
+            elif is_file:
+                raise _refuse(path, f"collides with the folder of '{_shown(place.path)}'")
+            elif place.inside is None:
+                raise _refuse(path, f"lies under '{_shown(place.path)}', which is a file")
+            elif place.spelled != component:
+                raise _refuse(path, f"spells a folder of '{_shown(place.path)}' in another way")
+            if place.inside is not None:
+                inside = place.inside
+
+
+def given_path(path: str | Path) -> Path:
+    """A path as somebody gave it, if any system could have a file of that name.
+
+    Raises:
+        UsageError: It holds a NUL, by which systems end names.
+    """
+    if "\0" in str(path):
+        shown = _shown(str(path))
+        raise UsageError(f"'{shown}' cannot be a path: it has a NUL in it", object=shown)
+    return Path(path)
 
 
 def check_name(name: str, what: str) -> str:

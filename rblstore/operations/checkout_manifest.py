@@ -25,7 +25,8 @@ def _read(directory: Path) -> bytes:
     finally:
         os.close(root)
     with open(descriptor, "rb") as stream:
-        return stream.read(limits.RECORD_BYTES + 1)
+        # Asking for as much as may be there would take that much memory, however little is.
+        return stream.read(min(os.fstat(descriptor).st_size, limits.RECORD_BYTES) + 1)
 
 
 def read_manifest(directory: Path) -> CheckoutManifest:

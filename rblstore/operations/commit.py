@@ -265,8 +265,8 @@ def _slots(
         for name in names:
             if name not in (old if what == "remove" else order):
                 raise NoSuchBehaviorError(
-                    f"the composition has no behavior {name!r} to {what}",
-                    object=name,
+                    f"the composition has no behavior {name[:80]!r} to {what}",
+                    object=name[:80],
                     hint=f"It has: {', '.join(old) or 'none'}.",
                 )
     spelled: dict[str, str] = {}

@@ -17,7 +17,7 @@ from rblstore.objects.canonical import decode_json
 from rblstore.objects.evidence_records import Positions, Probe
 from rblstore.objects.history_records import SYMBOLIC, Commit, Composition
 from rblstore.objects.ids import ContentId, ProbeId, RecordId
-from rblstore.objects.paths import check_name
+from rblstore.objects.paths import check_name, given_path
 from rblstore.operations.result import Result
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import CONFIG, composed_state
@@ -142,7 +142,7 @@ def _raw_prompts(prompts: str | Path | Sequence[Any]) -> tuple[RawPrompt, ...]:
             return parse_prompts(json.dumps(list(prompts)).encode(), "prompts.json")
         except (TypeError, ValueError) as error:
             raise InputError(f"the prompts are not strings or objects: {error}", object="prompts") from error
-    path = Path(prompts)
+    path = given_path(prompts)
     try:
         with path.open("rb") as stream:
             data = stream.read(FILE_BYTES + 1)

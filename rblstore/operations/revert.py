@@ -121,8 +121,8 @@ _EVIDENCE = (
 def _without(head: Composition, name: str) -> Composition:
     if head.slot(name) is None:
         raise NoSuchBehaviorError(
-            f"the composition has no behavior {name!r}",
-            object=name,
+            f"the composition has no behavior {name[:80]!r}",
+            object=name[:80],
             hint=f"It has: {', '.join(slot.name for slot in head.slots) or 'none'}.",
         )
     return replace(head, slots=tuple(slot for slot in head.slots if slot.name != name))

@@ -14,6 +14,7 @@ from rblstore.checkpoints.source_directory import LeftOut, SourceDirectory, scan
 from rblstore.configuration import Compression
 from rblstore.objects.content_records import Behavior
 from rblstore.objects.history_records import Composition
+from rblstore.objects.paths import given_path
 from rblstore.operations.checkout_manifest import refuse_part
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
@@ -91,8 +92,8 @@ class Sources:
 
     def _scan(self, source: Any, request: CommitRequest, slot: str | None) -> SourceDirectory:
         if isinstance(source, (str, Path)):
-            refuse_part(Path(source))
-            return _without_checkout_parts(scan_directory(Path(source), include_opaque=request.include_opaque))
+            refuse_part(given_path(source))
+            return _without_checkout_parts(scan_directory(given_path(source), include_opaque=request.include_opaque))
         from rblstore.checkpoints.saving import is_adapter, save_source
 
         folder = self._stack.enter_context(scratch(self._store, "save"))
