@@ -362,6 +362,24 @@ def _range_of(file: LooseFile, offset: int) -> Callable[[memoryview, int], None]
     return lambda out, start: file.read_into(out, offset + start)
 
 
+def _require(path: Path) -> None:
+    """Refuses a source that is not there.
+
+    Raises:
+        NoSuchSourceError: It is not.
+    """
+    try:
+        there = path.is_dir() or path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or none
+        there = False
+    if not there:
+        raise NoSuchSourceError(
+            f"there is no directory or file {path!s:.200}",
+            object=str(path)[:200],
+            hint="Check the path given with --from.",
+        )
+
+
 def open_sources(
     paths: Iterable[str | Path], own: Path, workers: int, progress: Progress | None = None
 ) -> tuple[Source, ...]:
@@ -382,10 +400,7 @@ def open_sources(
         PackSource(own, "the trash", ("trash",), workers),
     ]
     for path in map(Path, paths):
-        if not path.is_dir() and not path.is_file():
-            raise NoSuchSourceError(
-                f"there is no directory or file {path}", object=str(path), hint="Check the path given with --from."
-            )
+        _require(path)
         folder = path if path.name == FOLDER else path / FOLDER
         if (folder / "packs").is_dir():
             if os.path.samestat(folder.stat(), own.stat()):

@@ -125,6 +125,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.probe import ProbeInfo
     from rblstore.operations.reindex import ReindexResult
     from rblstore.operations.repack import RepackResult
+    from rblstore.operations.repair import RepairResult
     from rblstore.operations.revert import RevertResult
     from rblstore.operations.show import ShowResult
     from rblstore.operations.status import CheckoutStatus, RepositoryStatus
@@ -150,6 +151,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("probe add", ProbeInfo),
         ("reindex", ReindexResult),
         ("repack", RepackResult),
+        ("repair", RepairResult),
         ("revert", RevertResult),
         ("show", ShowResult),
         ("status", RepositoryStatus),

@@ -200,6 +200,9 @@ class TestRepositories:
         with pytest.raises(rblstore.NotFoundError) as caught:
             rblstore.repair(story.root, sources=[tmp_path / "nowhere"])
         assert caught.value.code == "no_such_source"
+        for name in ("x" * 5000, "a\0b"):
+            with pytest.raises(rblstore.NotFoundError):
+                rblstore.repair(story.root, sources=[tmp_path / name])
 
     def test_half_from_each(self, story: Story, other: Path) -> None:
         shutil.copy(story.sources / "base" / "config.json", other / "c")
