@@ -96,14 +96,14 @@ class Story:
 
     Args:
         server: Runs commands.
-        folder: An empty folder.
+        folder: A folder; trials take place in its ``trials``, which may be there already.
     """
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server = server
         self.made = folder / "made"
         self._trials = folder / "trials"
-        self._trials.mkdir()
+        self._trials.mkdir(exist_ok=True)
         base = write_checkpoint(self.made / "base", SIZE, 1)
         write_checkpoint(self.made / "next", SIZE, 2)
         write_checkpoint(self.made / "later", SIZE, 3)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 _MEMORY = Path("/dev/shm")
 _BYTES = 1 << 30
@@ -29,3 +32,25 @@ def trial_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of so many bytes, on a folder; skips the test where none may be mounted."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root may mount a file system")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def leave_free(folder: Path, room: int, filler: Path) -> None:
+    """Fills a file system up, but for so many bytes."""
+    status = os.statvfs(folder)
+    with filler.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, max(1, status.f_bavail * status.f_frsize - room))

@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from crash_stories import COMMANDS, Story, sampled, sort
 from forked import Done, Server
-from memory_folders import trial_folder
+from memory_folders import leave_free, small_disk, trial_folder
 from tracing import DATA, Fault
 from trials import FULL, Trials
 
 QUICK = {"commit": 44, "revert": 20, "checkout": 12}
 MADE_ALL_THE_SAME = ("log_behind", "commit_outcome_unknown", "init_unfinished", "gc_unfinished")
+DISK, PAGE, PAGES = 16 << 20, 4 << 10, 100
 INTERRUPTIBLE = frozenset({"write", "pwrite64", "openat"})
 
 
@@ -108,3 +110,21 @@ def test_calls_that_are_interrupted(command: str, story: Story) -> None:
             assert done.code == 0, (done.calls[numbers[number] - 1], done.err)
             assert said(done, "") is True
             story.check(command, trial, done=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS if FULL else ["repack"])
+def test_a_disk_that_is_full(command: str, tmp_path: Path) -> None:
+    """Room for some of what a command writes: where it runs out, what follows fails, too."""
+    (tmp_path / "trials").mkdir()
+    with Server() as server, small_disk(tmp_path / "trials", DISK) as disk:
+        story = Story(server, tmp_path)
+        story.learn(command)
+        with Trials("R4", f"{command} on a disk that is full", quick=8, full=150) as run:
+            for _ in run:
+                trial = story.trial(command)
+                leave_free(disk, PAGE * run.moment.randrange(PAGES), tmp_path / "trials" / "filler")
+                done = story.run(trial)
+                (tmp_path / "trials" / "filler").unlink()
+                run.count(f"exit {done.code}")
+                story.check(command, trial, done=said(done, ""))

@@ -8,14 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoint_files import write_checkpoint
-from trials import FULL
+from memory_folders import leave_free, small_disk
+from trials import FULL, Trials
 
 import rblstore
 from rblstore.errors import RblError
@@ -29,7 +29,7 @@ CASES = [
 ]
 MOST_STEPS = 40
 SIZE = 6 << 20
-GAP = 32 << 10
+GAP = (4 if FULL else 32) << 10
 
 
 @pytest.fixture(scope="session")
@@ -140,51 +140,33 @@ def test_an_fsync_that_fails_once_is_not_tried_again(
     assert not [path for path in store.rglob("*") if path.stat().st_ino in synced]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """An empty file system of a few megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a file system")
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_file_system_that_is_full(made: Path, small_disk: Path) -> None:
+def test_a_file_system_that_is_full(made: Path, tmp_path: Path) -> None:
     """A little more room each time, from none at all to enough: wherever it runs out, nothing is lost."""
-    store, filler = small_disk / "store", small_disk / "filler"
     codes = set()
-    for number in range(MOST_STEPS):
-        shutil.copytree(made / "store", store)
-        before = state(store)
-        status = os.statvfs(small_disk)
-        filler.write_bytes(bytes(status.f_bavail * status.f_frsize - number * GAP))
-        try:
-            with rblstore.open(store) as repo:
-                repo.commit("next", identity=made / "next")
-        except RblError as error:
-            codes.add(error.code)
-            filler.unlink()
-            check_failed_commit(made, store, before, error)
+    with (
+        small_disk(tmp_path, SIZE) as disk,
+        Trials("R4", "a commit on a disk that is full", quick=MOST_STEPS, full=8 * MOST_STEPS) as run,
+    ):
+        store, filler = disk / "store", disk / "filler"
+        for number in run:
+            shutil.copytree(made / "store", store)
+            before = state(store)
+            leave_free(disk, number * GAP, filler)
+            try:
+                with rblstore.open(store) as repo:
+                    repo.commit("next", identity=made / "next")
+            except RblError as error:
+                codes.add(error.code)
+                filler.unlink()
+                check_failed_commit(made, store, before, error)
+            else:
+                filler.unlink()
+                break
+            shutil.rmtree(store)
         else:
-            filler.unlink()
-            break
-        shutil.rmtree(store)
-    else:
-        pytest.fail("no room was room enough")
-    assert number > 0
-    assert codes <= {"write_failed", "catalog_failed", "commit_outcome_unknown", "log_behind"}
-    with rblstore.open(store) as repo:
-        assert len(repo.log()) == 2
-        assert repo.fsck(full=True).damages == ()
+            pytest.fail("no room was room enough")
+        assert number > 0
+        assert codes <= {"write_failed", "catalog_failed", "commit_outcome_unknown", "log_behind"}
+        with rblstore.open(store) as repo:
+            assert len(repo.log()) == 2
+            assert repo.fsck(full=True).damages == ()
