@@ -87,7 +87,7 @@ def check_schema(connection: Connection, path: str) -> None:
         raise CatalogDamagedError("the catalog does not say which version made it", object=path)
     with translating(path):
         versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all()
-    if len(versions) != 1:
+    if len(versions) != 1 or not isinstance(versions[0], str):
         raise CatalogDamagedError("the catalog does not say which version made it", object=path)
     found = str(versions[0])[:40]
     if found != REVISION:
