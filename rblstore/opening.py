@@ -68,21 +68,22 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
 
 
 def discover_damaged(start: Path) -> Path:
-    """The same, also where the format file is lost: then what has packs or a log is taken for a repository.
+    """The nearest folder that holds a repository, or one whose format file is lost: it still has packs or a log.
 
     Raises:
         NoRepositoryError: There is none up to the root.
     """
-    try:
-        return discover(start)
-    except NoRepositoryError:
-        start = start.absolute()
-        for folder in (start.parent if start.name == FOLDER else start, *start.parents):
-            inside = folder / FOLDER
-            log = inside / "refs.log"
-            if any((inside / "packs").glob("??/*.pack")) or (log.is_file() and log.stat().st_size):
+    start = start.absolute()
+    for folder in (start.parent if start.name == FOLDER else start, *start.parents):
+        inside = folder / FOLDER
+        try:
+            if (inside / "format").exists() or any((inside / "packs").glob("??/*.pack")):
                 return folder
-        raise
+            if (inside / "refs.log").stat().st_size > 0:
+                return folder
+        except OSError:
+            continue
+    return discover(start)  # which says that there is none
 
 
 def check_format(folder: Path) -> None:

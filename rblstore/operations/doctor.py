@@ -191,7 +191,10 @@ def _lying_about(folder: Path) -> Iterator[Finding]:
     found = leftovers_in(folder / "tmp")
     what = f"{len(found)} left by processes that died, {sum(one.bytes for one in found):,} bytes"
     yield Finding("leftovers", "note" if found else "ok", what, "rbl gc removes them." if found else None)
-    for name, hint in (("trash", "rbl gc deletes it when its time has come."), ("quarantine", "See: rbl fsck")):
+    for name, hint in (
+        ("trash", "rbl gc deletes it when its time has come."),
+        ("quarantine", "Damage that rbl repair set aside."),
+    ):
         sizes = [path.lstat().st_size for path in packs(folder, name)]
         level: Level = "note" if sizes else "ok"
         yield Finding(name, level, f"{len(sizes)} packs, {sum(sizes):,} bytes", hint if sizes else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -135,7 +135,7 @@ class HistoryMender:
     def mend_refs(
         self,
         refs: Mapping[str, str],
-        moved: Mapping[str, tuple[str, ...]],
+        moved: Mapping[str, Sequence[str]],
         *,
         complete: bool,
         log_refs: Mapping[str, str],
@@ -174,7 +174,7 @@ class HistoryMender:
                 because = why.get(name) or "an operation that has lost its place in the log moved it"
                 self.plan.refs.append(RepairedRef(name, log_refs.get(name), after.get(name), because))
 
-    def _value(self, name: str, value: str, before: tuple[str, ...]) -> tuple[str | None, str]:
+    def _value(self, name: str, value: str, before: Sequence[str]) -> tuple[str | None, str]:
         if is_full_id(value):
             now = self._now(RecordId(value))
             if now == value:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rblstore.objects.history_records import Operation
@@ -25,7 +25,7 @@ class LogPlan:
 
     operations: tuple[Operation, ...]
     refs: Mapping[str, str]
-    moved: Mapping[str, tuple[str, ...]]
+    moved: Mapping[str, Sequence[str]]
     complete: bool
     damage: str | None
     missing: bool
@@ -68,11 +68,10 @@ def plan_log(
         length = chain[-1].sequence if chain else 0
         beyond = [one for one in beyond if one.sequence > length]
     refs: dict[str, str] = {}
-    moved: dict[str, tuple[str, ...]] = {}
+    moved: dict[str, list[str]] = {}
     for operation in (*chain, *beyond):
         for change in operation.changes:
-            values = [value for value in (change.before, change.after) if value is not None]
-            moved[change.ref] = (*moved.get(change.ref, ()), *values)
+            moved.setdefault(change.ref, []).extend(one for one in (change.before, change.after) if one is not None)
             refs.pop(change.ref, None)
             if change.after is not None:
                 refs[change.ref] = change.after

@@ -416,10 +416,11 @@ class _Planner:
                 bases.update(copy.bases)
             if any(not copy.bases for copy in kept):
                 standing.add(content)
-        for content in sorted(bases - standing):
+        beneath = bases - standing
+        plan.copies = [copy for copy in plan.copies if copy.content not in beneath]
+        for content in sorted(beneath):
             # A base of which a difference alone would be left serves nobody.
             whole = survey.undelta(content)
             if whole is not None:
                 stored = whole.stored(survey.base)
-                plan.copies = [one for one in plan.copies if one.content != content]
                 plan.fetched.append((Found(content, stored.size, f"pack {whole.pack.id.short}", stored.read_into), 0))

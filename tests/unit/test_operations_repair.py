@@ -84,6 +84,15 @@ class TestWhole:
         with pytest.raises(rblstore.NoRepositoryError):
             rblstore.repair(tmp_path)
 
+    def test_the_nearest_is_repaired(self, story: Story) -> None:
+        """Not the one above it, whose format file is there."""
+        inner = moved(story, story.root / "inner")
+        (inner.folder / "format").unlink()
+        for start in (inner.root, inner.folder, inner.root / "deeper"):
+            assert not rblstore.repair(start).whole
+        assert rblstore.repair(inner.root, apply=True).whole
+        assert (inner.folder / "format").exists()
+
 
 class TestPacks:
     def test_what_is_lost_is_said_and_found_later(self, story: Story, tmp_path: Path) -> None:
