@@ -2,9 +2,9 @@
 
     python tests/benchmarks/check.py --identity BASE --overlay FINE_TUNE --adapter LORA --adapter LORA --json check.json
 
-The references are whole processes, too: ``cat`` of the packs to nowhere, one thread that reads the packs and takes their
-XXH3, and ``sha256sum`` of everything that was committed. The full check takes two digests of each tensor, its own and its
-file's, and decodes it besides.
+The references are whole processes: ``cat`` of the packs, one thread that reads them and takes their XXH3, ``rbl status``
+for the start, and ``sha256sum`` of all that was committed. The full check takes two digests of each tensor, its own and
+its file's, and decodes it besides.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         commands = {
             "cat packs": ["cat", *packs],
             "XXH3 of packs": [sys.executable, "-c", _XXH3, *packs],
-            "rbl --version": [*RBL, "--version"],
+            "rbl status": [*RBL, "status"],
             "rbl fsck": [*RBL, "fsck"],
             "sha256sum of files": ["sha256sum", *given],
             "rbl fsck --full": [*RBL, "fsck", "--full"],
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         stored, raw = (sum(Path(path).stat().st_size for path in paths) for paths in (packs, given))
     rows = []
     for what in commands:
-        size = {"rbl fsck --full": raw, "sha256sum of files": raw, "rbl --version": 0}.get(what, stored)
+        size = {"rbl fsck --full": raw, "sha256sum of files": raw, "rbl status": 0}.get(what, stored)
         figures = summary(one[what] for one in rounds)
         rows.append(
             {"process": what, **figures, "mib": round(size / MIB), "mib_s": round(size / MIB / figures["wall"])}
