@@ -153,10 +153,11 @@ class Transaction:
         were stored already have been through here.
         """
         here: set[str] = {location.content for summary in self.packs for location in summary.locations}
+        here.update(self._records)
         wanted: dict[str, str] = {
             target: f"this {record.KIND}"
             for record_id, record in self._records.items()
-            if record_id in here
+            if reader.record_kind(record_id) is None
             for target, _ in references(record)
             if target not in here
         }
@@ -170,6 +171,11 @@ class Transaction:
                 hint="If gc took it, 'rbl gc --restore' brings it back. Then run the command again.",
             )
 
+    def _finish(self, writer: PackWriter) -> None:
+        summary = writer.finish()
+        if summary is not None:
+            self.packs.append(summary)
+
     def publish(self) -> None:
         """Makes everything durable and visible: packs, then one catalog transaction, then the log's line.
 
@@ -177,14 +183,13 @@ class Transaction:
             DanglingReferenceError: A record or ref would refer to something that is not stored; nothing was changed.
             LogBehindError: Everything is visible, and only the log's line could not be written.
         """
-        for writer in (self._contents, self._record_pack):
-            summary = writer.finish()
-            if summary is not None:
-                self.packs.append(summary)
+        self._finish(self._contents)
         catalog = self._store.catalog
         # Not in the transaction, which others wait for: under the repository's lock nothing that is there goes away.
+        # And before the pack of records has its name: reindex lists every pack, also one that a refusal leaves behind.
         with catalog.read() as reader:
             self._require_whole(reader)
+        self._finish(self._record_pack)
         with catalog.write() as index:
             for summary in self.packs:
                 index.add_pack(summary)

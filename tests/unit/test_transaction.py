@@ -51,6 +51,17 @@ def test_a_record_that_refers_to_nothing_is_refused(repo: rblstore.Repository, w
     assert repo.fsck(full=True).damages == ()
 
 
+def test_what_is_refused_leaves_no_record_for_a_reindex_to_find(repo: rblstore.Repository, tmp_path: Path) -> None:
+    packs = repo._store.packs()
+    for record in RECORDS.values():
+        refused(repo, record)
+    assert repo._store.packs() == packs
+    repo.close()
+    rblstore.reindex(tmp_path / "store")
+    with rblstore.open(tmp_path / "store") as again:
+        assert again.fsck(full=True).damages == ()
+
+
 def test_a_parent_that_is_gone_is_refused(repo: rblstore.Repository) -> None:
     assert repo.head is not None
     composition = repo._store.record(repo.head, Commit).composition
