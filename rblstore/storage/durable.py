@@ -89,7 +89,12 @@ def move_file(source: Path, destination: Path) -> None:
     """
     try:
         folders = make_folders(destination.parent)
-        os.utime(source, follow_symlinks=False)
+        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.utime(descriptor)
+            os.fsync(descriptor)  # the time, too: what lies in the trash is deleted by it
+        finally:
+            os.close(descriptor)
         source.rename(destination)
     except OSError as error:
         raise _failed("moving", source, error) from error

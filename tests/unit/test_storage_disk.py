@@ -197,3 +197,29 @@ def test_a_failed_append_is_undone_and_a_torn_tail_is_cut(root: Path, monkeypatc
     append(descriptor, b"next\n", path, keep=6)
     os.close(descriptor)
     assert path.read_bytes() == b"whole\nnext\n"
+
+
+KEY = "packs/ab/ab" + "0" * 62 + ".pack"
+
+
+def test_the_time_of_a_move_is_durable_before_the_move_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = DiskBackend(root)
+    stage = backend.stage()
+    stage.write(b"x")
+    stage.publish(KEY)
+    os.utime(root / KEY, (0, 0))
+    synced: list[tuple[int, float]] = []
+    fsync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        synced.append((status.st_ino, status.st_mtime))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    trash = KEY.replace("packs", "trash")
+    assert backend.move(KEY, trash)
+    file = (root / trash).stat()
+    assert synced[0] == (file.st_ino, file.st_mtime)
+    assert file.st_mtime > 0
+    assert {(root / trash).parent.stat().st_ino, (root / KEY).parent.stat().st_ino} <= {inode for inode, _ in synced}
