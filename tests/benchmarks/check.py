@@ -2,9 +2,9 @@
 
     python tests/benchmarks/check.py --identity BASE --overlay FINE_TUNE --adapter LORA --adapter LORA --json check.json
 
-The references are whole processes: ``cat`` of the packs, one thread that reads them and takes their XXH3, ``rbl status``
-for the start, and ``sha256sum`` of all that was committed. The full check takes two digests of each tensor, its own and
-its file's, and decodes it besides.
+The references are whole processes: ``cat`` of the packs, one thread that reads them and takes their XXH3, ``rbl
+status`` for the start, and ``sha256sum`` of all that was committed. The full check takes two digests of each tensor,
+its own and its file's, and decodes it besides.
 """
 
 from __future__ import annotations

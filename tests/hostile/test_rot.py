@@ -161,7 +161,7 @@ def test_what_rots_is_found_and_never_read_as_something_else(story: Story, folde
 @pytest.mark.slow
 def test_every_byte_of_a_pack_is_guarded(folder: Path) -> None:
     """Quick: some of them. Full: each one of more than 64 KiB of packs."""
-    story = make_story(folder / "large", noise=(64 << 10) if FULL else 0)
+    story = make_story(folder / "large", noise=(64 if FULL else 8) << 10)
     files = {name: data for name, data in story.files().items() if name.startswith("packs/")}
     places = [(name, at) for name, data in files.items() for at in range(len(data))]
     store = story.copy(folder / "bytes")
