@@ -107,10 +107,19 @@ class Process:
         )
         os.close(writing)
         os.close(reading)
+        self.ended = False
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.ended:
+            self.process.kill()
+            self.end()
 
     def reaches(self, name: str) -> None:
         """Waits until it is in a function."""
-        assert self.said.readline() == f"{name}\n", self.end()
+        assert self.said.readline() == f"{name}\n"
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -120,6 +129,7 @@ class Process:
 
     def end(self) -> tuple[int, str, str]:
         output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
+        self.ended = True
         self.said.close()
         os.close(self.heard)
         return self.process.returncode, output, errors
@@ -138,10 +148,10 @@ PLACES = [
 @pytest.mark.parametrize(("number", "place"), list(zip(cycle(SAID), PLACES, strict=False)))
 def test_a_commit_that_is_ended_is_taken_back(story: Path, store: Path, number: signal.Signals, place: str) -> None:
     before = state(store)
-    process = Process(place, "-C", store, *COMMIT, story / "another")
-    process.reaches(place.split(":")[2])
-    process.signal(number)
-    code, output, errors = process.end()
+    with Process(place, "-C", store, *COMMIT, story / "another") as process:
+        process.reaches(place.split(":")[2])
+        process.signal(number)
+        code, output, errors = process.end()
     assert (code, output, errors) == (SAID[number][0], "", SAID[number][2])
     assert list((store / ".rbl" / "tmp").iterdir()) == []
     assert state(store) == before
@@ -151,14 +161,14 @@ def test_a_commit_that_is_ended_is_taken_back(story: Path, store: Path, number: 
 def test_a_second_signal_does_not_cut_the_taking_back_short(story: Path, store: Path, number: signal.Signals) -> None:
     before = state(store)
     places = "rblstore.storage.durable:StagedFile:publish:1,rblstore.storage.durable:StagedFile:_unlink:1"
-    process = Process(places, "-C", store, *COMMIT, story / "another")
-    process.reaches("publish")
-    process.signal(number)
-    process.reaches("_unlink")
-    assert list((store / ".rbl" / "tmp").iterdir())
-    process.signal(signal.SIGINT)
-    process.go_on()
-    code, output, errors = process.end()
+    with Process(places, "-C", store, *COMMIT, story / "another") as process:
+        process.reaches("publish")
+        process.signal(number)
+        process.reaches("_unlink")
+        assert list((store / ".rbl" / "tmp").iterdir())
+        process.signal(signal.SIGINT)
+        process.go_on()
+        code, output, errors = process.end()
     assert (code, output, errors) == (SAID[number][0], "", SAID[number][2])
     assert list((store / ".rbl" / "tmp").iterdir()) == []
     assert state(store) == before
@@ -169,13 +179,13 @@ def test_a_third_one_does_and_leaves_only_what_is_collected(story: Path, store: 
 
     before = state(store)
     places = "rblstore.storage.durable:StagedFile:publish:1,rblstore.storage.durable:StagedFile:_unlink:1"
-    process = Process(places, "-C", store, *COMMIT, story / "another")
-    process.reaches("publish")
-    process.signal(signal.SIGTERM)
-    process.reaches("_unlink")
-    process.signal(signal.SIGINT)
-    process.signal(signal.SIGTERM)  # another number: two of one kind may arrive as one
-    code, output, errors = process.end()
+    with Process(places, "-C", store, *COMMIT, story / "another") as process:
+        process.reaches("publish")
+        process.signal(signal.SIGTERM)
+        process.reaches("_unlink")
+        process.signal(signal.SIGINT)
+        process.signal(signal.SIGTERM)  # another number: two of one kind may arrive as one
+        code, output, errors = process.end()
     assert (code, output) == (143, "")
     assert "Traceback" not in errors
     assert state(store) == before
@@ -188,11 +198,11 @@ def test_a_third_one_does_and_leaves_only_what_is_collected(story: Path, store: 
 def test_a_checkout_that_is_ended_leaves_nothing(store: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "beside").mkdir()
     place = "rblstore.checkpoints.checkout_writer:DirectoryWriter:finish_file:1"
-    process = Process(place, "-C", store, "checkout", "HEAD", tmp_path / "beside" / "out", "--json")
-    process.reaches("finish_file")
-    assert list((tmp_path / "beside").iterdir())
-    process.signal(number)
-    code, output, errors = process.end()
+    with Process(place, "-C", store, "checkout", "HEAD", tmp_path / "beside" / "out", "--json") as process:
+        process.reaches("finish_file")
+        assert list((tmp_path / "beside").iterdir())
+        process.signal(number)
+        code, output, errors = process.end()
     exit_code, name, message = SAID[number]
     assert (code, errors) == (exit_code, message)
     document = {"error": message.strip(), "code": name, "object": None, "hint": None, "exit_code": exit_code}
@@ -202,10 +212,10 @@ def test_a_checkout_that_is_ended_leaves_nothing(store: Path, tmp_path: Path, nu
 
 @pytest.mark.parametrize("place", ["rblstore.repository:Store:append_operations:1"])
 def test_a_signal_after_the_catalog_has_it_loses_nothing(story: Path, store: Path, place: str) -> None:
-    process = Process(place, "-C", store, *COMMIT, story / "another")
-    process.reaches("append_operations")
-    process.signal(signal.SIGTERM)
-    assert process.end()[0] == 143
+    with Process(place, "-C", store, *COMMIT, story / "another") as process:
+        process.reaches("append_operations")
+        process.signal(signal.SIGTERM)
+        assert process.end()[0] == 143
     with rblstore.open(store) as repo:
         assert [entry.message for entry in repo.log()] == ["two", "one"]
         assert repo.fsck(full=True).ok

@@ -37,7 +37,7 @@ def names(found: tuple[Leftover, ...]) -> list[str]:
 
 
 class Child:
-    """A forked process that makes something, says so over a pipe, and then waits to be killed."""
+    """A forked process that makes something and says so over a pipe. It is killed where the block ends."""
 
     def __init__(self, work: Callable[[ExitStack], None]) -> None:
         reading, writing = os.pipe()
@@ -55,10 +55,12 @@ class Child:
         assert os.read(reading, 4) == b"made"
         os.close(reading)
 
-    def kill(self) -> None:
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         os.kill(self.pid, signal.SIGKILL)
-        _, status = os.waitpid(self.pid, 0)
-        assert os.WIFSIGNALED(status)
+        os.waitpid(self.pid, 0)
 
 
 def stage(store: Store) -> Callable[[ExitStack], None]:
@@ -91,11 +93,10 @@ def check_out(store: Store, target: Path) -> Callable[[ExitStack], None]:
 
 @pytest.mark.parametrize(("make", "size"), [(stage, 5000), (fill_scratch, 9000)])
 def test_what_a_living_process_uses_stays_and_what_a_killed_one_left_goes(store: Store, make: Any, size: int) -> None:
-    child = Child(make(store))
-    (made,) = tmp_of(store).iterdir()
-    assert leftovers(store) == remove_leftovers(store) == ()
-    assert made.exists()
-    child.kill()
+    with Child(make(store)):
+        (made,) = tmp_of(store).iterdir()
+        assert leftovers(store) == remove_leftovers(store) == ()
+        assert made.exists()
     (found,) = leftovers(store)
     assert found.path == made
     assert found.bytes >= size
@@ -110,12 +111,11 @@ def test_what_a_living_process_uses_stays_and_what_a_killed_one_left_goes(store:
 def test_a_killed_checkouts_directory_is_found_through_its_note(store: Store, tmp_path: Path) -> None:
     target = tmp_path / "elsewhere" / "out"
     target.parent.mkdir()
-    child = Child(check_out(store, target))
-    (folder,) = target.parent.iterdir()
-    (note,) = tmp_of(store).iterdir()
-    assert leftovers(store) == remove_leftovers(store) == ()
-    assert folder.is_dir()
-    child.kill()
+    with Child(check_out(store, target)):
+        (folder,) = target.parent.iterdir()
+        (note,) = tmp_of(store).iterdir()
+        assert leftovers(store) == remove_leftovers(store) == ()
+        assert folder.is_dir()
     assert [leftover.path for leftover in leftovers(store)] == [folder, note]
     assert folder.is_dir()
     assert [leftover.path for leftover in remove_leftovers(store)] == [folder, note]
