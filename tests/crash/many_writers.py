@@ -282,7 +282,7 @@ class Worker:
 
 def collect(repo: Any) -> Any:
     """Takes at once whatever nothing refers to."""
-    return repo.gc(apply=True, grace_days=0) if hasattr(repo, "gc") else ()
+    return repo.gc(apply=True, grace_days=0)
 
 
 def write(process: int, store: Path, folder: Path, made: dict[str, Path], operations: int, seed: str) -> Any:
@@ -329,7 +329,6 @@ def read(reader: int, store: Path, folder: Path) -> Any:
         assert repo.log(SHARED)[-1].message == "root"
         repo.log(all=True)
         repo.operations(20)
-        repo.tags() if not hasattr(repo, "gc") else None
         assert number % 5 or repo.fsck().damages == (), repo.fsck().damages
         shutil.rmtree(target)
         if repo is not kept:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from many_writers import CONTESTED, SHARED
 from trials import FULL, SEED, Trials
 
 import rblstore
+from rblstore.errors import LockedError
+from rblstore.storage import locks
 
 PATIENCE_SECONDS = 3600 if FULL else 300
 PROCESSES, OPERATIONS, READERS = (8, 200, 4) if FULL else (4, 50, 1)
@@ -107,3 +110,68 @@ def check_branches(repo: Any, writers: list[dict[str, Any]]) -> None:
             elif one.undoes is not None and any(change.ref == f"refs/heads/{branch}" for change in one.changes):
                 standing.pop()
         assert [one.commit for one in repo.log(branch)] == standing[::-1]
+
+
+def importing(store: Path, source: Path, ready: int, go: int) -> None:
+    """A process that stops in the middle of an import, its transaction open, until it hears that it may go on."""
+    told = False
+
+    def stop(_: Any) -> None:
+        nonlocal told
+        if not told:
+            told = True
+            os.write(ready, b"i")
+            os.read(go, 1)
+
+    with rblstore.open(store) as repo:
+        repo.commit("import", identity=source, branch="import", progress=stop)
+    os.write(ready, b"d")
+
+
+def test_nobody_waits_for_a_long_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told by the order of things: while one process imports, others read, check and write to the end."""
+    store, source = tmp_path / "store", tiny.write_base(tmp_path / "large", seed=3)
+    base, adapter = tiny.write_base(tmp_path / "base"), tiny.write_adapter(tmp_path / "adapter")
+    with rblstore.init(store) as repo:
+        repo.commit("base", identity=base)
+    ready, ready_end = os.pipe()
+    go, go_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            importing(store, source, ready_end, go)
+        finally:
+            os._exit(0)
+    os.close(ready_end)
+    assert os.read(ready, 1) == b"i", "the import ended before it began"
+    try:
+        signal.alarm(PATIENCE_SECONDS)  # whoever waits for the import waits for ever
+        with rblstore.open(store) as repo:
+            assert [one.message for one in repo.log(all=True)] == ["base"]
+            repo.checkout("main", tmp_path / "out")
+            assert tiny.checked_out(tmp_path / "out") == tiny.digests(base)
+            assert repo.status().branch == "main"
+            assert repo.fsck(full=True).damages == ()
+            assert not repo.gc().changed
+            repo.commit("beside", behaviors={"x": adapter})
+            repo.create_tag("beside")
+            monkeypatch.setattr(locks, "MAINTENANCE_WAIT_SECONDS", 0.0)
+            for maintenance in (lambda: repo.gc(apply=True), repo.repack):
+                with pytest.raises(LockedError):
+                    maintenance()
+            assert select.select([ready], [], [], 0)[0] == [], "the import ended meanwhile"
+            assert "import" not in [branch.name for branch in repo.branches()]
+            os.write(go_end, b"g")
+            assert os.read(ready, 1) == b"d", "the import failed"
+            repo.checkout("import", tmp_path / "imported")
+            assert tiny.checked_out(tmp_path / "imported") == tiny.digests(source)
+            latest = [one.description for one in repo.operations(3)]
+            assert latest == ["commit: import", "tag: beside", "commit: beside"]
+            repo.gc(apply=True)
+            assert repo.fsck(full=True).damages == ()
+    finally:
+        signal.alarm(0)
+        os.close(go_end)
+        os.close(ready)
+        os.waitpid(child, 0)
+        os.close(go)
