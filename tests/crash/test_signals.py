@@ -174,6 +174,21 @@ def test_a_second_signal_does_not_cut_the_taking_back_short(story: Path, store: 
     assert state(store) == before
 
 
+def test_a_second_signal_does_not_leave_a_checkout_behind(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "beside").mkdir()
+    writer = "rblstore.checkpoints.checkout_writer:DirectoryWriter"
+    places = f"{writer}:finish_file:1,{writer}:_remove:1"
+    with Process(places, "-C", store, "checkout", "HEAD", tmp_path / "beside" / "out") as process:
+        process.reaches("finish_file")
+        process.signal(signal.SIGTERM)
+        process.reaches("_remove")
+        process.signal(signal.SIGINT)
+        process.go_on()
+        code, output, errors = process.end()
+    assert (code, output, errors) == (143, "", SAID[signal.SIGTERM][2])
+    assert list((tmp_path / "beside").iterdir()) == list((store / ".rbl" / "tmp").iterdir()) == []
+
+
 def test_a_third_one_does_and_leaves_only_what_is_collected(story: Path, store: Path) -> None:
     from rblstore.operations.leftovers import remove_leftovers
 

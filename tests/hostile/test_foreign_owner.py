@@ -178,6 +178,15 @@ def test_something_else_in_the_place_of_what_is_read_first(
     stayed(root, name, before)
 
 
+@pytest.mark.parametrize(("name", "family"), [("format", NoRepositoryError), ("config.toml", InputError)])
+def test_a_link_to_what_would_be_right_is_not_followed(root: Path, name: str, family: type[RblError]) -> None:
+    path = root / ".rbl" / name
+    path.symlink_to(path.rename(root / "elsewhere"))
+    with pytest.raises(family):
+        rblstore.open(root)
+    assert not rblstore.doctor(root).ok
+
+
 @pytest.mark.parametrize("kind", [fifo, folder, endless], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("name", ["lock", "lock.gate", "tmp", "packs", "quarantine", "trash", "stat-cache"])
 def test_something_else_in_the_place_of_what_is_used_later(root: Path, tmp_path: Path, name: str, kind: Any) -> None:
