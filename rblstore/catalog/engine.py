@@ -100,6 +100,9 @@ def open_engine(path: Path, busy_timeout: float) -> Engine:
             connection.execute("PRAGMA trusted_schema=OFF")
             connection.execute("PRAGMA cell_size_check=ON")
             connection.execute("PRAGMA journal_mode=DELETE")
+        except UnicodeDecodeError as error:  # what SQLite says of a schema that is damaged may be no text
+            connection.close()
+            raise sqlite3.DatabaseError("its schema is malformed") from error
         except sqlite3.Error:
             connection.close()
             raise

@@ -5,6 +5,7 @@ Every byte that a plan counts on was read and its SHA-256 compared while plannin
 
 from __future__ import annotations
 
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -127,7 +128,7 @@ def _read_settings(folder: Path) -> tuple[Configuration, bool, list[FsckDamage]]
     """
     damages: list[FsckDamage] = []
     first = _read_or_strange(folder / "format", 64) or b""
-    format_damaged = not (first.startswith(b"rblstore ") and first[9:].strip().isdigit())
+    format_damaged = re.fullmatch(rb"rblstore [1-9][0-9]*\n", first) is None
     if format_damaged:
         damages.append(FsckDamage("format", "format", "the format file is missing or damaged", (), _APPLY))
     else:

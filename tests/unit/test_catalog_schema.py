@@ -191,3 +191,14 @@ def test_opening_and_reading_import_neither_alembic_nor_the_orm(tmp_path: Path) 
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_schema_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    """SQLite quotes what it cannot read, and the driver cannot read the quotation."""
+    path = tmp_path / "catalog.db"
+    Catalog.create(path).close()
+    data = path.read_bytes()
+    assert b"CREATE TABLE packs (" in data
+    path.write_bytes(data.replace(b"CREATE TABLE packs (", b"CREATE TABLE \xa0\xa0cks ("))
+    with pytest.raises(CatalogDamagedError):
+        Catalog.open(path)
