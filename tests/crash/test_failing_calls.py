@@ -44,6 +44,10 @@ def said(done: Done, call: str) -> bool | None:
     if done.code == 0:
         assert "error" not in document
         return True
+    if done.code == 6 and "whole" in document:  # a repair that says what is damaged still
+        assert document["whole"] is False
+        assert document["remaining"] or document["lost"]
+        return None
     assert set(document) >= {"error", "code", "object", "hint", "exit_code"}
     assert document["exit_code"] == done.code
     assert document["error"]
