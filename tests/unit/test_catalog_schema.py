@@ -199,6 +199,6 @@ def test_a_schema_that_is_no_text_is_damage(tmp_path: Path) -> None:
     Catalog.create(path).close()
     data = path.read_bytes()
     assert b"CREATE TABLE packs (" in data
-    path.write_bytes(data.replace(b"CREATE TABLE packs (", b"CREATE TABLE \xa0\xa0cks ("))
+    path.write_bytes(data.replace(b"CREATE TABLE packs (", b"CREATE TABLE\xa0packs ("))
     with pytest.raises(CatalogDamagedError):
         Catalog.open(path)
