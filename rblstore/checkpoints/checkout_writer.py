@@ -101,9 +101,9 @@ class DirectoryWriter:
         self._descriptors = [self._open_parent()]
         self._open = True
         try:
-            if announce is not None:
-                announce(Path(os.path.realpath(target.parent), self._temporary))
             with writing(str(target)):
+                if announce is not None:
+                    announce(Path(os.path.realpath(target.parent), self._temporary))
                 # Nobody else may reach the outer folder; the inner one gets the mode that the user's mask gives.
                 self._outer = self._new_folder(self._temporary, 0o700)
                 with suppress(OSError):  # says that it is in use, where the file system can: nothing removes it then

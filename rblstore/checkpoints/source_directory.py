@@ -197,9 +197,25 @@ def read_exactly_into(descriptor: int, offset: int, out: memoryview) -> None:
         out = out[count:]
 
 
+def resolved_path(path: Path) -> Path:
+    """A path with its links followed.
+
+    Raises:
+        BadDirectoryError: One of them became something else meanwhile.
+    """
+    try:
+        return Path(os.path.realpath(path))
+    except OSError as error:
+        raise BadDirectoryError(
+            f"{path} could not be resolved: {error.strerror or error}",
+            object=str(path),
+            hint="Make sure that nothing is changing the directory.",
+        ) from error
+
+
 def _hub_cache(root: Path) -> Path | None:
     """The hub cache folder of a model whose snapshot, or a folder of it, this is; else None."""
-    resolved = root.resolve()
+    resolved = resolved_path(root)
     for folder in (resolved, *resolved.parents):
         if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
             return folder.parent.parent
@@ -218,7 +234,7 @@ def hub_blob(root: Path, path: str, target: str) -> tuple[Path, tuple[str, ...]]
     cache = _hub_cache(root)
     if cache is None:
         raise refused
-    pointed = Path(os.path.normpath((root.resolve() / path).parent / target))
+    pointed = Path(os.path.normpath((resolved_path(root) / path).parent / target))
     if pointed.parent != cache / "blobs" or not _BLOB.fullmatch(pointed.name):
         raise refused
     return cache, ("blobs", pointed.name)

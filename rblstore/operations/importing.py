@@ -14,7 +14,7 @@ from rblstore.checkpoints.checkout_layout import behavior_folder, refuse_reserve
 from rblstore.checkpoints.composed_layout import held_files
 from rblstore.checkpoints.composition_ground import logical_state, shown
 from rblstore.checkpoints.overlay_effects import overlay_effects, put_back, removed_files
-from rblstore.checkpoints.source_directory import BadDirectoryError, SourceDirectory, SourceFile
+from rblstore.checkpoints.source_directory import BadDirectoryError, SourceDirectory, SourceFile, resolved_path
 from rblstore.checkpoints.stored_checkpoint import StoredCheckpoint
 from rblstore.errors import ConflictError
 from rblstore.objects import limits
@@ -133,7 +133,7 @@ class Importer:
         record = Identity(files.entries, tensor_root(checkpoint.tensors.items()))
         identity_id = IdentityId(self._transaction.add_record(record))
         from_path = isinstance(self._request.identity, (str, Path))
-        name = (Claim("name", source.path.resolve().name, "path"),) if from_path else ()
+        name = (Claim("name", resolved_path(source.path).name, "path"),) if from_path else ()
         self._state(source, identity_id, "", *name)
         return identity_id, IdentityView(checkpoint)
 

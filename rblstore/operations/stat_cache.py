@@ -71,7 +71,8 @@ class StatCache:
             return None
         if self._lines is None:
             self._lines = self._read()
-        line = self._lines.get(path_key(os.path.realpath(path)))
+        resolved = _resolved(path)
+        line = None if resolved is None else self._lines.get(path_key(resolved))
         if line is None:
             return None
         try:
@@ -101,10 +102,10 @@ class StatCache:
             read_ns: ``time.time_ns()`` before the reading began.
             known: What was read.
         """
-        resolved = os.path.realpath(path)
+        resolved = _resolved(path)
         entry = Entry(stamp, read_ns, known)
         # What lies in the repository itself is temporary: a live model on its way in.
-        if resolved.startswith(self._inside) or not entry.holds(stamp, self._clock()):
+        if resolved is None or resolved.startswith(self._inside) or not entry.holds(stamp, self._clock()):
             return
         key = path_key(resolved)
         with suppress(InputError):  # notes too long to keep: the file is read again
@@ -133,3 +134,11 @@ class StatCache:
                 return parse_entries(stream.read(MAX_BYTES + 1))
         except (OSError, InputError):
             return {}
+
+
+def _resolved(path: Path) -> str | None:
+    """The path with its links followed, or None where one of them became something else meanwhile."""
+    try:
+        return os.path.realpath(path)
+    except OSError:
+        return None
