@@ -191,7 +191,7 @@ def plan_gc(store: Store, grace_days: int, progress: Progress | None = None) -> 
         tuple(stored.unreadable),
         missing,
         trash,
-        () if missing else tuple(one for one in trash if _is_over(one, seen, now, grace)),
+        () if missing else tuple(one for one in trash if _is_over(one, now, grace)),
     )
 
 
@@ -350,8 +350,6 @@ def _trash(store: Store, seen: Seen) -> Iterator[TrashedPack]:
             yield TrashedPack(pack, store.backend.size(key), store.backend.modified(key))
 
 
-def _is_over(trashed: TrashedPack, seen: Seen, now: float, grace_seconds: float) -> bool:
-    """Whether a pack may be deleted. One that lies in the future may not, nor one that the catalog misses."""
-    age = now - trashed.since
-    needed = trashed.pack in seen.listed and trashed.pack not in seen.there
-    return age >= grace_seconds and not needed
+def _is_over(trashed: TrashedPack, now: float, grace_seconds: float) -> bool:
+    """Whether a pack may be deleted. One that lies in the future may not."""
+    return now - trashed.since >= grace_seconds

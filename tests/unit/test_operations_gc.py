@@ -52,9 +52,11 @@ from rblstore.objects.evidence_records import (
 )
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import CommitId, ContentId, PackId, RecordId
+from rblstore.objects.locations import ContentLocation
 from rblstore.objects.references import references
 from rblstore.operations import gc_plan
 from rblstore.operations.content_needs import names_in
+from rblstore.operations.gc_marking import Reached, Stored, StoredPack
 from rblstore.storage.pack_format import pack_key
 from rblstore.storage.pack_writer import PackWriter
 
@@ -566,3 +568,62 @@ def test_packs_are_ordered_by_need() -> None:
     chain = {PackId(f"{number:064x}"): {PackId(f"{number + 1:064x}")} for number in range(5000)}
     chain[PackId(f"{5000:064x}")] = set()
     assert gc_plan.before_what_they_need(chain) == list(chain)
+
+
+def test_of_two_copies_the_one_that_is_no_difference_is_kept() -> None:
+    """Others may be differences from it."""
+    content, base_of_it = ContentId("c" * 64), "b" * 64
+    packs_of_both = []
+    for number, bases in ((1, {content: (base_of_it,)}), (2, {}), (3, {content: (base_of_it,)})):
+        pack = PackId(f"{number:064x}")
+        at = ContentLocation(content, 10, pack, 0, 1, 10)
+        packs_of_both.append(StoredPack(pack, "C", 100, True, False, (at,), bases))
+    reached = Reached(Stored())
+    reached.contents.add(content)
+    (rewrite,) = gc_plan._rewrites(packs_of_both, reached)
+    assert [at.pack for at in rewrite.copies] == [PackId(f"{2:064x}")]
+
+
+def change_catalog(repo: Any, *statements: str) -> None:
+    repo._store.contents.close()
+    connection = sqlite3.connect(repo.path / ".rbl" / "catalog.db")
+    for statement in statements:
+        connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_a_pack_that_the_catalog_misplaces_is_left_alone(unchecked: Any, tmp_path: Path) -> None:
+    repo = unchecked
+    base(repo, tmp_path)
+    side_branch(repo, tmp_path)
+    names = packs(repo)
+    change_catalog(repo, "UPDATE contents SET stored = stored + 1")
+    with pytest.raises(CorruptError):
+        repo.gc(apply=True)
+    assert packs(repo) == names
+
+
+def test_an_unlisted_pack_with_what_is_needed_stays(unchecked: Any, tmp_path: Path) -> None:
+    repo = unchecked
+    base(repo, tmp_path)
+    names = packs(repo)
+    (pack,) = (one for one in names if repo._store.pack(PackId(one)).kind() == "C")
+    change_catalog(
+        repo,
+        f"DELETE FROM contents WHERE pack = (SELECT number FROM packs WHERE id = '{pack}')",
+        f"DELETE FROM packs WHERE id = '{pack}'",
+    )
+    assert not repo.gc(apply=True).changed
+    rblstore.reindex(repo.path)
+    check(repo)
+
+
+def test_a_listed_pack_that_somebody_moved_to_the_trash_is_not_deleted(repo: Any, tmp_path: Path) -> None:
+    base(repo, tmp_path)
+    (pack,) = (PackId(one) for one in packs(repo) if repo._store.pack(PackId(one)).kind() == "C")
+    repo._store.backend.move(pack_key(pack), pack_key(pack, "trash"))
+    with pytest.raises(CorruptError):
+        repo.gc(apply=True)
+    assert repo.restore_trash().packs == (pack,)
+    repo.checkout("main", tmp_path / "out")
