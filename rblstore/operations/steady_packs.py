@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeVar
 
-from rblstore.errors import LockedError
+from rblstore.errors import CorruptError, LockedError
 from rblstore.objects.ids import PackId
 from rblstore.repository import Store
-from rblstore.storage.backend import MissingObjectError
 from rblstore.storage.locks import LockUnavailableError
 
 T = TypeVar("T")
@@ -24,14 +23,15 @@ def while_packs_stay(store: Store, look: Callable[[], T]) -> T:
         look: Reads, and changes nothing.
 
     Raises:
-        CorruptError: A pack is missing that nothing has replaced.
+        CorruptError: Something is damaged, and nothing was replaced.
     """
     for _ in range(_TRIES - 1):
         before = packs_now(store)
         try:
             found = look()
-        except MissingObjectError:
-            if before <= packs_now(store):
+        except CorruptError:
+            # A pack may be missing, or the catalog not know it any more, that came and went during the look.
+            if before == packs_now(store):
                 raise
         else:
             if before <= packs_now(store):

@@ -139,6 +139,7 @@ def test_nobody_waits_for_a_long_import(tmp_path: Path, monkeypatch: pytest.Monk
     child = os.fork()
     if child == 0:
         try:
+            os.close(go_end)
             importing(store, source, ready_end, go)
         finally:
             os._exit(0)

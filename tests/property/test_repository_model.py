@@ -44,7 +44,7 @@ DAYS = (2.3, 17.1, 41.7, 41.7, 41.7)
 CHUNK = 100
 STEPS = (
     *("commit", "commit", "commit", "abandon", "abandon", "refs", "refs", "undo", "revert", "checkout"),
-    *("gc", "gc", "gc", "gc beside a commit", "gc before a lock", "storage", "time"),
+    *("gc", "gc", "gc", "gc beside a commit", "gc before a lock", "gc after a plan", "storage", "time"),
 )
 # Where there is memory to write to, it is quick to make durable.
 ROOM = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -103,9 +103,12 @@ def sources() -> dict[str, Path]:
     folder = Path(tempfile.mkdtemp(prefix="rbl-model-", dir=ROOM))
     made = {}
     for base in range(BASES):
-        made[f"b{base}"] = tiny.write_base(folder / f"b{base}", seed=base)
+        # Large enough for a head that differs little to be stored as a difference.
+        plain = tiny.values(512, tiny.WIDTH, seed=1000 + base)
+        made[f"b{base}"] = tiny.write_base(folder / f"b{base}", seed=base, lm_head__weight=plain)
         for number in range(OVERLAYS):
-            head = tiny.values(8, tiny.WIDTH, seed=1000 + number)
+            data = bytes(byte ^ (at % 40 == 4 * number) for at, byte in enumerate(plain.data))
+            head = plain._replace(data=data)
             made[f"b{base}o{number}"] = tiny.write_base(folder / f"b{base}o{number}", seed=base, lm_head__weight=head)
     for number in range(ADAPTERS):
         made[f"a{number}"] = tiny.write_adapter(folder / f"a{number}", seed=number + 1, layers=1)
@@ -210,6 +213,8 @@ class Repositories(RuleBasedStateMachine):
             )
         elif what == "gc beside a commit":
             self.gc_while_a_commit_is_under_way(branch or "main", number, slot)
+        elif what == "gc after a plan":
+            self.write_between_a_plan_and_the_lock(data)
         else:
             self.gc_between_a_look_and_the_lock(data, choose("branch", "tag", "undo", "commit"))
 
@@ -393,11 +398,8 @@ class Repositories(RuleBasedStateMachine):
 
     def create_branch(self, name: str, data: random.Random) -> None:
         start = data.choice(sorted(self.model.commits))
-        if HEADS + name in self.model.refs:
-            with pytest.raises(ConflictError):
-                self.repo.create_branch(name, start)
-        elif start not in self.model.present:
-            with pytest.raises(NotFoundError):
+        if HEADS + name in self.model.refs or start not in self.model.present:
+            with pytest.raises((NotFoundError, ConflictError)):
                 self.repo.create_branch(name, start)
         else:
             self.repo.create_branch(name, start)
@@ -680,6 +682,30 @@ class Repositories(RuleBasedStateMachine):
         assert tried
         counts["gc beside a commit"] += 1
         self.compare()
+
+    def write_between_a_plan_and_the_lock(self, data: random.Random) -> None:
+        """What was found to be reached by nothing, and is reached again before it goes, stays."""
+        model, store = self.model, self.repo._store
+        start, word = data.choice(sorted(model.present & model.commits.keys())), self.word()
+        begin = store.maintenance
+
+        def write_first() -> Any:
+            with rblstore.open(self.store) as other:
+                other.create_branch(word, start)
+            return begin()
+
+        store.maintenance = write_first  # type: ignore[method-assign]
+        try:
+            self.collect(grace_days=0)
+        finally:
+            del store.maintenance
+        model.do(f"branch: {word}", {HEADS + word: (None, start)})
+        after = self.stored()
+        assert model.reached(operation_days=WINDOW) <= after
+        model.collected(after)
+        self.compare()
+        self.check_storage()
+        self.check_files(start)
 
     def gc_between_a_look_and_the_lock(self, data: random.Random, kind: str) -> None:
         """What somebody looked up and gc took before they wrote is refused, and never published."""
