@@ -30,6 +30,7 @@ from rblstore.storage.memory import MemoryBackend
 from rblstore.storage.pack_check import check_pack
 from rblstore.storage.pack_format import (
     ENTRY_BYTES,
+    FOOTER_BYTES,
     Footer,
     FrameEntry,
     MalformedPackError,
@@ -580,6 +581,21 @@ def test_an_index_that_breaks_a_rule_is_refused_though_its_checksums_are_right(n
     with pytest.raises(MalformedPackError, match=pack):
         PackReader(backend, pack).summary()
     (damage,) = check_pack(backend, pack, full=False)
+    assert damage.content is None
+
+
+def test_an_index_that_keeps_every_rule_is_still_not_that_of_another_pack() -> None:
+    """The width of elements is a hint that no rule ties to anything else: only the pack's id covers it."""
+    backend = MemoryBackend()
+    summary = write(backend, ONE)
+
+    def widen(data: bytearray) -> None:
+        data[-FOOTER_BYTES - ENTRY_BYTES + 76] = 2
+
+    changed = change(backend, summary.pack, widen)
+    with pytest.raises(MalformedPackError, match="its index is damaged"):
+        PackReader(changed, summary.pack).summary()
+    (damage,) = check_pack(changed, summary.pack, full=False)
     assert damage.content is None
 
 
