@@ -49,9 +49,10 @@ def test_a_kill_at_every_call(command: str, story: Story) -> None:
     with Trials("R2", f"kills at every call of {command}", quick=QUICK.get(command, 0), full=full) as run:
         order = sampled([f"{action} {sort(call)}" for action, call in moments], run.moment)
         faults = [Fault((at - 1) % len(calls) + 1, moments[at - 1][0]) for at in order if moments[at - 1][0]]
+        faults.append(Fault(len(calls) + 100))
         for number in run:
             trial = story.trial(command)
-            done = story.run(trial, (*faults, Fault(len(calls) + 100))[number])
+            done = story.run(trial, faults[number % len(faults)])
             assert done.code == (-signal.SIGKILL if done.fired else 0), done.err
             run.count("after", story.check(command, trial, done=said(done) if done.fired else True))
         run.count("calls", len(calls))
