@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,11 +24,15 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import QueuePool
 
 from rblstore.errors import CorruptError, LockedError, RblError
+from rblstore.objects import limits
 
 BUSY_TIMEOUT_SECONDS: Final = 30.0
 # SQLite waits longer each time that it asks, so that whoever comes last asks first. Everybody asks equally often here.
 _TURN_SECONDS: Final = 0.008
 REINDEX_HINT: Final = "The catalog is only an index: run `rbl reindex` to rebuild it."
+
+# An operation's JSON is the longest text that is kept; SQLite itself would take a gigabyte.
+_LONGEST_VALUE: Final = limits.RECORD_BYTES + 4096
 
 _WRITE_OPTION = "catalog_write"
 _DAMAGE = ("no such", "no column", "malformed", "decode to utf-8", "corrupt", "unsupported file format")
@@ -74,6 +80,23 @@ def _file_now(path: Path) -> tuple[int, ...]:
     return os.getpid(), status.st_dev, status.st_ino
 
 
+def _refuse_odd_sides(path: Path) -> None:
+    """Refuses what SQLite would open in the place of its own files: a pipe among them hangs it for ever.
+
+    Raises:
+        CatalogDamagedError: There is such a thing.
+    """
+    for name in (path.name, *(f"{path.name}{suffix}" for suffix in ("-journal", "-wal", "-shm"))):
+        try:
+            mode = os.lstat(path.with_name(name)).st_mode
+        except OSError:
+            continue  # absent; or opening it says what is wrong
+        if not (stat.S_ISREG(mode) or (name == path.name and stat.S_ISLNK(mode))):
+            raise CatalogDamagedError(
+                f"{name} is no regular file", object=str(path.with_name(name)), hint="Remove it. " + REINDEX_HINT
+            )
+
+
 def open_engine(path: Path, busy_timeout: float) -> Engine:
     """An engine for an existing file, which is never created.
 
@@ -84,6 +107,7 @@ def open_engine(path: Path, busy_timeout: float) -> Engine:
     location = f"file:{quote(os.fsencode(path.absolute()))}?mode=rw"
 
     def connect() -> sqlite3.Connection:
+        _refuse_odd_sides(path)
         opened_for = _file_now(path)  # before it is opened: if it is replaced meanwhile, the next one to ask finds out
         connection = sqlite3.connect(
             location,
@@ -95,6 +119,8 @@ def open_engine(path: Path, busy_timeout: float) -> Engine:
         )
         try:
             connection.opened_for = opened_for
+            if sys.version_info >= (3, 11):
+                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("PRAGMA trusted_schema=OFF")

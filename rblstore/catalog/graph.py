@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import CTE, Row, select
 
 from rblstore.catalog.engine import CatalogDamagedError
-from rblstore.catalog.rows import CommitRow, read_count, read_id, read_text
+from rblstore.catalog.rows import CommitRow, read_count, read_id, read_text, shown
 from rblstore.catalog.snapshot import Snapshot, batches
 from rblstore.catalog.tables import commit_parents, commits, compositions, slots
 from rblstore.errors import NotFoundError
@@ -236,5 +236,5 @@ def _commit(row: Row[Any], parents: tuple[CommitId, ...]) -> CommitRow:
 
 def _slot(row: Row[Any]) -> Slot:
     if not isinstance(row.weight, float):
-        raise CatalogDamagedError(f"the catalog holds {str(row.weight)[:80]!r} in the place of a weight")
+        raise CatalogDamagedError(f"the catalog holds {shown(row.weight)} in the place of a weight")
     return Slot(read_text(row.name), read_id(row.behavior, BehaviorId), row.weight)

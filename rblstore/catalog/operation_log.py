@@ -9,7 +9,7 @@ from sqlalchemy import Row, Select, func, select
 
 from rblstore.catalog.content_index import id_range
 from rblstore.catalog.engine import CatalogDamagedError
-from rblstore.catalog.rows import read_text
+from rblstore.catalog.rows import read_text, shown
 from rblstore.catalog.snapshot import Snapshot
 from rblstore.catalog.tables import operations, refs
 from rblstore.errors import InputError
@@ -31,14 +31,14 @@ def _operation(row: Row[Any]) -> Operation:
     data = (_RECORD_LINE + read_text(row.body)).encode("utf-8", "surrogatepass")
     if Operation.id_of(data) != row.id:
         raise CatalogDamagedError(
-            f"operation {row.sequence} of the catalog is not what its id says", object=str(row.id)
+            f"operation {row.sequence} of the catalog is not what its id says", object=shown(row.id)
         )
     try:
         operation = Operation.parse(data)
     except InputError as error:
         raise CatalogDamagedError(f"operation {row.sequence} of the catalog is damaged: {error.message}") from error
     if operation.sequence != row.sequence:
-        raise CatalogDamagedError(f"operation {row.sequence} of the catalog is in the wrong place", object=str(row.id))
+        raise CatalogDamagedError(f"operation {row.sequence} of the catalog is in the wrong place", object=shown(row.id))
     return operation
 
 

@@ -54,6 +54,11 @@ class CommitRow:
         return self.message.split("\n", 1)[0]
 
 
+def shown(value: object) -> str:
+    """The beginning of a value, for messages; it may be of any type and as large as SQLite lets it be."""
+    return repr(value[:80]) if isinstance(value, (str, bytes)) else repr(value)[:80]
+
+
 def read_id(value: Any, of: type[AnyId]) -> AnyId:
     """An id out of a row.
 
@@ -61,7 +66,7 @@ def read_id(value: Any, of: type[AnyId]) -> AnyId:
         CatalogDamagedError: The value is not one.
     """
     if not isinstance(value, str):
-        raise CatalogDamagedError(f"the catalog holds {str(value)[:80]!r} in the place of an object id")
+        raise CatalogDamagedError(f"the catalog holds {shown(value)} in the place of an object id")
     try:
         return of(value)
     except InputError as error:
@@ -75,7 +80,7 @@ def read_count(value: Any) -> int:
         CatalogDamagedError: The value is not one.
     """
     if type(value) is not int or value < 0:
-        raise CatalogDamagedError(f"the catalog holds {str(value)[:80]!r} in the place of a number")
+        raise CatalogDamagedError(f"the catalog holds {shown(value)} in the place of a number")
     return value
 
 
@@ -86,7 +91,7 @@ def read_text(value: Any) -> str:
         CatalogDamagedError: The value is not text.
     """
     if not isinstance(value, str):
-        raise CatalogDamagedError(f"the catalog holds {str(value)[:80]!r} in the place of text")
+        raise CatalogDamagedError(f"the catalog holds {shown(value)} in the place of text")
     return value
 
 
@@ -100,4 +105,4 @@ def read_pack_kind(value: Any) -> PackKind:
         return "C"
     if value == "R":
         return "R"
-    raise CatalogDamagedError(f"the catalog holds {str(value)[:80]!r} in the place of a kind of pack")
+    raise CatalogDamagedError(f"the catalog holds {shown(value)} in the place of a kind of pack")

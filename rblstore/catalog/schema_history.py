@@ -11,6 +11,7 @@ one to :data:`EARLIER_REVISIONS`. A test compares tables and migrations.
 from __future__ import annotations
 
 import io
+import re
 import threading
 from pathlib import Path
 from typing import Final
@@ -23,6 +24,9 @@ from rblstore.errors import NoRepositoryError, RblError
 
 REVISION: Final = "0001"
 EARLIER_REVISIONS: Final[frozenset[str]] = frozenset()
+
+_EXPRESSION: Final = re.compile(r"\b(as|check|collate|default|generated|select|virtual|where)\b", re.IGNORECASE)
+_PLAIN_INDEX: Final = re.compile(r'CREATE (UNIQUE )?INDEX \w+ ON \w+ \("?\w+"?(, "?\w+"?)*\)')
 
 # Alembic keeps the environment that it runs in module globals.
 _alembic_lock = threading.Lock()
@@ -69,6 +73,14 @@ def create_schema(connection: Connection) -> None:
         command.upgrade(config, "head")
 
 
+def _computes(kind: str, sql: object) -> bool:
+    if kind == "index" and sql is None:  # SQLite made it for a constraint
+        return False
+    if not isinstance(sql, str):
+        return True
+    return _PLAIN_INDEX.fullmatch(sql) is None if kind == "index" else _EXPRESSION.search(sql) is not None
+
+
 def check_schema(connection: Connection, path: str) -> None:
     """Compares what a catalog says of its schema with what this version reads, in plain SQL.
 
@@ -77,12 +89,13 @@ def check_schema(connection: Connection, path: str) -> None:
         CatalogVersionError: Another version made it.
     """
     with translating(path):
-        objects = connection.exec_driver_sql("SELECT type, name FROM sqlite_master").all()
-    # A trigger or a view in the place of a table would run statements that somebody else wrote.
-    foreign = [name for kind, name in objects if kind not in ("table", "index")]
+        objects = connection.exec_driver_sql("SELECT type, name, sql FROM sqlite_master").all()
+    # A trigger or a view in the place of a table would run what somebody else wrote, and so would a virtual table, and an
+    # expression in a table's columns, constraints and indexes.
+    foreign = [name for kind, name, sql in objects if kind not in ("table", "index") or _computes(kind, sql)]
     if foreign:
-        raise CatalogDamagedError(f"the catalog holds {foreign[0]!r}, which rblstore did not make", object=path)
-    tables = {name for kind, name in objects if kind == "table"}
+        raise CatalogDamagedError(f"the catalog holds {foreign[0]!r:.80}, which rblstore did not make", object=path)
+    tables = {name for kind, name, _ in objects if kind == "table"}
     if "alembic_version" not in tables:
         raise CatalogDamagedError("the catalog does not say which version made it", object=path)
     with translating(path):

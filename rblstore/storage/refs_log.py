@@ -34,6 +34,7 @@ _LINE_BEGINS: Final = re.compile(rb"[0-9a-f]{16} [0-9a-f]{64} [1-9][0-9]{0,15} \
 _PREFIX: Final = f"rblstore/{Operation.KIND}/{VERSION}\n".encode()
 _NO_LINE: Final = "0" * 64
 _TAIL_BYTES: Final = 16 << 10
+_CHUNK_BYTES: Final = 1 << 20
 _LINE_BYTES: Final = limits.RECORD_BYTES + 128
 _LOG_BYTES: Final = 1 << 30
 _WAIT_SECONDS: Final = 60.0
@@ -205,9 +206,22 @@ def _find_tail(descriptor: int) -> _Tail:
                 return tail
         if start == 0:
             return _Tail(0, None, 0)
-        if window > 2 * _LINE_BYTES:
+        if window >= _CHUNK_BYTES and not _has_line(descriptor, size):
             raise _corrupt("last line", "it is longer than any line may be")
-        window *= 8
+        if window > 2 * _LINE_BYTES:
+            raise _corrupt("last lines", "they do not end")
+        window = min(8 * window, 2 * _LINE_BYTES + 1)
+
+
+def _has_line(descriptor: int, size: int) -> bool:
+    """Whether a line begins in that part of the file's end in which one must; nothing of it is kept in memory."""
+    position = size - 1  # a newline there ends the line that is looked for
+    while position > max(0, size - 1 - _LINE_BYTES):
+        length = min(_CHUNK_BYTES, position)
+        position -= length
+        if b"\n" in _pread(descriptor, position, length):
+            return True
+    return position == 0
 
 
 def _tail_of(data: bytes, first: int, start: int) -> _Tail | None:

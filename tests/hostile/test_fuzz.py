@@ -23,7 +23,8 @@ from rblstore.errors import RblError
 
 def draw(target: Target, chance: random.Random) -> bytes:
     """A hostile input for a target."""
-    seed, other = (chance.choice(target.seeds + target.hostile) for _ in range(2))
+    small = (*target.seeds, *(data for data in target.hostile if len(data) < 4096))
+    seed, other = chance.choice(target.seeds if chance.random() < 0.9 else small), chance.choice(small)
     if target.json is not None and chance.random() < 0.6:
         before, text, after = target.json(seed)
         try:
