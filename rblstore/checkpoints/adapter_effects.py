@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from rblstore.checkpoints.adapter_config import AdapterConfig
 from rblstore.checkpoints.adapter_keys import AdapterKey, parse_adapter_key
@@ -74,11 +75,16 @@ class _Binding:
         mine, other = list(self.tensors[name].shape), list(self.beneath[target].shape)
         self.misfits.append(f"{name} of shape {mine} does not fit {target} of shape {other}")
 
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that a replicated model is made of; made once, since there may be a hundred thousand."""
+        return tuple(layer for start, end in self.config.layer_replication for layer in range(start, end))
+
     def source_module(self, module: str) -> str:
         """The module of the stored model that a replicated layer was copied from."""
-        if not self.config.layer_replication:
+        layers = self.layers
+        if not layers:
             return module
-        layers = [layer for start, end in self.config.layer_replication for layer in range(start, end)]
         parts = module.split(".")
         for at, part in enumerate(parts):
             if part.isascii() and part.isdecimal() and len(part) < 7 and int(part) < len(layers):

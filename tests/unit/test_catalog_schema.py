@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -202,3 +203,31 @@ def test_a_schema_that_is_no_text_is_damage(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"CREATE TABLE packs (", b"CREATE TABLE\xa0packs ("))
     with pytest.raises(CatalogDamagedError):
         Catalog.open(path)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE VIRTUAL TABLE evil USING fts5(x)",
+        "CREATE TABLE evil (x, y GENERATED ALWAYS AS (hex(x)))",
+        "CREATE TABLE evil (x, y as (hex(x)) stored)",
+        "CREATE TABLE evil (x CHECK (length(hex(x)) > 1))",
+        "CREATE TABLE evil (x DEFAULT (hex(randomblob(9))))",
+        "CREATE INDEX evil ON refs (hex(name))",
+        "CREATE INDEX evil ON refs (name) WHERE length(name) > 1",
+        "CREATE INDEX evil ON refs (name COLLATE NOCASE)",
+    ],
+)
+def test_a_schema_that_computes_is_refused(tmp_path: Path, statement: str) -> None:
+    Catalog.create(tmp_path / "catalog.db").close()
+    execute(tmp_path / "catalog.db", statement)
+    with pytest.raises(CatalogDamagedError, match=r"evil.*which rblstore did not make"):
+        Catalog.open(tmp_path / "catalog.db")
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm"])
+def test_a_pipe_beside_a_catalog_hangs_nobody(tmp_path: Path, suffix: str) -> None:
+    Catalog.create(tmp_path / "catalog.db").close()
+    os.mkfifo(tmp_path / f"catalog.db{suffix}")
+    with pytest.raises(CatalogDamagedError, match="is no regular file"):
+        Catalog.open(tmp_path / "catalog.db")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import difflib
+
 import pytest
 
 from rblstore.checkpoints.name_patterns import NothingMatchedError, choose_names
@@ -102,3 +104,22 @@ def test_malformed_requests() -> None:
 def test_no_pattern_takes_long_or_breaks(pattern: str) -> None:
     with pytest.raises((NothingMatchedError, UsageError)):
         choose_names([pattern], ["a" * 1000, "/".join("a" * 500)], "file")
+
+
+def test_a_hint_costs_little_whatever_the_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing two names takes the product of their lengths, and more where they are made of two letters."""
+    compared: list[int] = []
+
+    def look(name: str, names: list[str], n: int) -> list[str]:
+        compared.append(sum(len(name) * len(other) for other in names))
+        return []
+
+    monkeypatch.setattr(difflib, "get_close_matches", look)
+    with pytest.raises(NothingMatchedError):
+        choose_names("ab" * 200, [f"{'ba' * 200}{number}" for number in range(5000)], "file")
+    assert 0 < compared[0] <= 1_000_000
+
+
+def test_stars_in_a_row_are_one() -> None:
+    assert choose_names("**/" * 300 + "notes.json", PATHS, "file") == {"behaviors/polite/deep/er/notes.json"}
+    assert choose_names("behaviors/" + "**/" * 300 + "**", PATHS, "file") == set(PATHS[1:4])

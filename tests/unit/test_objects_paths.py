@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import unicodedata
 
 import pytest
@@ -94,3 +95,14 @@ def test_no_ref_names(name: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name of a tag") as caught:
         check_ref_name(name, "tag")
     assert caught.value.exit_code == 2
+
+
+def test_deep_paths_take_memory_by_their_length_alone() -> None:
+    """Remembering every folder by its whole path would take the square of it."""
+    paths = ["/".join([f"{number:03d}", *"a" * 500]) for number in range(200)]
+    tracemalloc.start()
+    try:
+        check_paths(paths)
+        assert tracemalloc.get_traced_memory()[1] < 40 << 20
+    finally:
+        tracemalloc.stop()

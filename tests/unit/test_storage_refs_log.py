@@ -6,6 +6,7 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -321,3 +322,15 @@ def test_several_processes_append_one_history_while_another_reads(log: RefsLog, 
         writer.join()
         assert writer.exitcode == 0
     assert path.read_bytes() == b"".join(lines_of(operations))
+
+
+def test_a_line_without_an_end_takes_no_memory(log: RefsLog, path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptLogError, match="longer than any line may be"):
+            log.last()
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
