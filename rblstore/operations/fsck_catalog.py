@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rblstore.catalog.reader import CatalogReader
 from rblstore.catalog.rows import CommitRow
 from rblstore.errors import CorruptError, RblError
 from rblstore.objects.history_records import Commit
@@ -19,19 +18,30 @@ def check_log(found: Findings) -> int:
     Returns:
         How many operations there are.
     """
-    recorded = found.ask(lambda reader: reader.operations_after(0))
-    refs = found.ask(CatalogReader.refs)
+    # At one moment both, since others may be writing; the log is read later, and may have more by then.
+    state = found.ask(lambda reader: (reader.operations_after(0), reader.refs("")))
+    recorded, refs = (None, None) if state is None else state
     try:
-        logged = found.store.log.read().operations
+        logged = list(found.store.log.read().operations)
     except RblError as error:
         found.add("refs.log", "log", error.message, "Run: rbl repair")
         return len(recorded or ())
-    if recorded is not None and list(logged) != recorded:
-        found.add("refs.log", "log", "it and the catalog tell different histories", REINDEX)
-    told = {change.ref: change.after for one in logged for change in one.changes}
+    told = logged
+    if recorded is not None:
+        latest = recorded
+        if len(logged) > len(recorded):
+            latest = found.ask(lambda reader: reader.operations_after(0)) or recorded
+        if logged[: len(latest)] != latest[: len(logged)] or len(logged) > len(latest):
+            found.add("refs.log", "log", "it and the catalog tell different histories", REINDEX)
+        else:
+            told = recorded
+            if len(logged) < len(recorded):
+                problem = f"it lacks what the catalog has from operation {len(logged) + 1} on"
+                found.add("refs.log", "log", problem, "The next command writes it.")
+    said = {change.ref: change.after for one in told for change in one.changes}
     if refs is not None:
-        for name in sorted(told.keys() | refs.keys()):
-            if told.get(name) != refs.get(name):
+        for name in sorted(said.keys() | refs.keys()):
+            if said.get(name) != refs.get(name):
                 found.add(name, "ref", "the catalog has it elsewhere than refs.log says", REINDEX)
     return len(logged)
 
