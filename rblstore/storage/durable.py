@@ -91,7 +91,7 @@ def move_file(source: Path, destination: Path) -> None:
         folders = make_folders(destination.parent)
         descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.utime(descriptor)
+            os.utime(source, follow_symlinks=False)
             os.fsync(descriptor)  # the time, too: what lies in the trash is deleted by it
         finally:
             os.close(descriptor)

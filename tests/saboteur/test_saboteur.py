@@ -18,7 +18,12 @@ from trials import FULL, Trials
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300
 MOST_TRIALS = 150
-TRACED = ("crash/test_power_simulated.py",)
+TRACED = (
+    "crash/test_failing_calls.py",
+    "crash/test_kill_calls.py",
+    "crash/test_kill_random.py",
+    "crash/test_power_simulated.py",
+)
 OWNED = ("hostile/test_foreign_owner.py",)
 FAILED = 1  # of pytest's exit codes: tests ran, and some failed
 
