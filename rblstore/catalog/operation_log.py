@@ -38,7 +38,8 @@ def _operation(row: Row[Any]) -> Operation:
     except InputError as error:
         raise CatalogDamagedError(f"operation {row.sequence} of the catalog is damaged: {error.message}") from error
     if operation.sequence != row.sequence:
-        raise CatalogDamagedError(f"operation {row.sequence} of the catalog is in the wrong place", object=shown(row.id))
+        where = f"operation {row.sequence} of the catalog"
+        raise CatalogDamagedError(f"{where} is in the wrong place", object=shown(row.id))
     return operation
 
 

@@ -90,8 +90,8 @@ def check_schema(connection: Connection, path: str) -> None:
     """
     with translating(path):
         objects = connection.exec_driver_sql("SELECT type, name, sql FROM sqlite_master").all()
-    # A trigger or a view in the place of a table would run what somebody else wrote, and so would a virtual table, and an
-    # expression in a table's columns, constraints and indexes.
+    # A trigger or a view in the place of a table would run what somebody else wrote, and so would a virtual table, and
+    # an expression in a table's columns, constraints and indexes.
     foreign = [name for kind, name, sql in objects if kind not in ("table", "index") or _computes(kind, sql)]
     if foreign:
         raise CatalogDamagedError(f"the catalog holds {foreign[0]!r:.80}, which rblstore did not make", object=path)

@@ -64,7 +64,9 @@ class PlainDelta:
 
 
 def _plain_pattern(pattern: str) -> bool:
-    return _PATTERN.fullmatch(pattern) is not None and len(_REPEATED.findall(pattern)) < 2
+    # Within a set, these mean other things in other versions of Python, which warns of them.
+    doubtful = "[" in pattern and any(word in pattern for word in ("[[", "--", "||"))
+    return _PATTERN.fullmatch(pattern) is not None and len(_REPEATED.findall(pattern)) < 2 and not doubtful
 
 
 @lru_cache(maxsize=16_384)

@@ -2,13 +2,14 @@
 
     python tests/hostile/atheris_driver.py TARGET [-max_total_time=60] [FOLDER] [options of libFuzzer]
 
-``TARGET`` is a name of the table in ``targets.py``; without one the names are printed. Needs ``pip install atheris``. A
-corpus is kept in ``FOLDER`` where one is given; what was found lies in the current directory as ``crash-*``, and belongs
-into ``bombs.py`` or a plain test once it is mended.
+``TARGET`` is a name of the table in ``targets.py``; without one the names are printed. Needs ``pip install atheris``.
+A corpus is kept in ``FOLDER`` where one is given; what was found lies in the current directory as ``crash-*``, and
+belongs into ``bombs.py`` or a plain test once it is mended.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -25,7 +26,7 @@ def main() -> None:
     with atheris.instrument_imports(include=["rblstore"]):
         from targets import make_targets, scratch
 
-        import rblstore.storage.planes  # what is imported only when it is needed counts, too
+        importlib.import_module("rblstore.storage.planes")  # what is imported only when it is needed counts, too
     from confined import MEMORY, confined
     from mutation import LARGEST
 
@@ -51,7 +52,9 @@ def main() -> None:
         if len(seed) <= LARGEST:
             (corpus / str(number)).write_bytes(seed)
     words = corpus.with_name(corpus.name + ".words")
-    words.write_text("".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.words if 0 < len(word) < 64))
+    words.write_text(
+        "".join('"' + "".join(f"\\x{byte:02x}" for byte in word) + '"\n' for word in target.words if 0 < len(word) < 64)
+    )
     atheris.Setup([sys.argv[0], f"-dict={words}", f"-max_len={LARGEST}", *sys.argv[1:], str(corpus)], read)
     atheris.Fuzz()
 

@@ -7,17 +7,23 @@ what it maps privately (``RLIMIT_DATA``), so that an allocation beyond the limit
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cache
 from types import FrameType
 
 SECONDS = 1.0
 MEMORY = 64 << 20
 
-_STATM = Path("/proc/self/statm")
+_PAGE = resource.getpagesize()
+
+
+@cache
+def _statm() -> int:
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
 
 class TooSlowError(BaseException):
@@ -44,8 +50,7 @@ def confined(*, seconds: float = SECONDS, memory: int = MEMORY) -> Iterator[None
     handler = signal.signal(signal.SIGPROF, _expired)
     was_collecting = gc.isenabled()
     gc.disable()  # a collection walks over everything that the tests have imported, which is not the input's doing
-    with _STATM.open("rb", buffering=0) as stream:
-        now = int(stream.read(200).split()[5]) * resource.getpagesize()
+    now = int(os.pread(_statm(), 200, 0).split()[5]) * _PAGE
     resource.setrlimit(resource.RLIMIT_DATA, (now + memory, before[1]))
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:

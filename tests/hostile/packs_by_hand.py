@@ -10,7 +10,7 @@ from typing import Any, Final
 import xxhash
 import zstandard
 
-from rblstore.errors import CorruptError, RblError
+from rblstore.errors import RblError
 from rblstore.objects import limits
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.storage.codecs import DELTA, PLANES, RAW, ZSTD, decode_frame, encode_frame
@@ -112,7 +112,7 @@ def read_pack(data: bytes) -> None:
 
 
 def read_frame(data: bytes) -> None:
-    """Decodes one frame: 1 byte codec, 1 byte whether there is a base, u32 raw length, 16 parameters, then the stored bytes."""
+    """Decodes one frame: a byte for the codec, one for a base, u32 raw length, 16 parameters, and the stored bytes."""
     head, stored = data[:22].ljust(22, b"\0"), data[22:]
     codec, has_base, raw_length = struct.unpack_from("<BBI", head)
     if raw_length <= limits.FRAME_BYTES_CEILING:
@@ -176,9 +176,8 @@ def cycle() -> bytes:
     return build([(content, 600, [tuple(frame)]) for content, frame in zip(ids, frames, strict=True)])  # type: ignore[misc]
 
 
-def chain_is_refused() -> None:
-    """Reads the cycle; every content of it must be refused."""
-    data = cycle()
+def read_all(data: bytes) -> dict[ContentId, RblError | None]:
+    """What reading each content of a pack raises."""
     backend = MemoryBackend()
     pack = named_pack(data)
     backend.put(pack_key(pack), data)
@@ -186,16 +185,16 @@ def chain_is_refused() -> None:
     reader = PackReader(backend, pack, lambda content, *_: found.get(content))
     for location in reader.summary().locations:
         found[location.content] = reader.stored(location)
-    for stored in found.values():
+    problems: dict[ContentId, RblError | None] = dict.fromkeys(found)
+    for content, stored in found.items():
         try:
             list(read_contents([Wanted(stored)], workers=0))
-        except CorruptError as error:
-            assert "is a difference itself" in error.message
-        else:
-            raise AssertionError("a chain of differences was read")
+        except RblError as error:
+            problems[content] = error
+    return problems
 
 
-def TARGETS(target: Callable[..., Any]) -> tuple[Any, ...]:
+def pack_targets(target: Callable[..., Any]) -> tuple[Any, ...]:
     """The readers of this page, made by the class that the others are made by."""
     noise = hashlib.sha512(b"noise").digest() * 3
     values = _values(400)
@@ -207,7 +206,8 @@ def TARGETS(target: Callable[..., Any]) -> tuple[Any, ...]:
     ]  # fmt: skip
     words = (
         b"\x28\xb5\x2f\xfd", b"\x50\x2a\x4d\x18", bomb(1 << 20), bomb(1 << 20, -1), bomb(1 << 20, 1 << 30),
-        struct.pack("<H", PLANES), struct.pack("<H", DELTA), struct.pack("<H", ZSTD), b"\x01\x00", bytes(32), b"RBLPACKE",
+        struct.pack("<H", PLANES), struct.pack("<H", DELTA), struct.pack("<H", ZSTD), b"\x01\x00", bytes(32),
+        b"RBLPACKE",
     )  # fmt: skip
     long_window = zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True)

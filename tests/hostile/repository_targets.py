@@ -21,17 +21,22 @@ from rblstore.revisions import find_operation, find_record, resolve
 
 SIDES = ("-journal", "-wal", "-shm")
 _SQL_WORDS = (
-    b"SQLite format 3\0", b"CREATE TABLE ", b"CREATE VIEW ", b"CREATE TRIGGER ", b"randomblob(", b"refs", b"HEAD", b"ref: ",
-    b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x0d", b"\x05", b"\x02\x02", b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7",
+    b"SQLite format 3\0", b"CREATE TABLE ", b"CREATE VIEW ", b"CREATE TRIGGER ", b"randomblob(", b"refs", b"HEAD",
+    b"ref: ",
+    b"\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x00\x00\x00\x00", b"\x0d", b"\x05", b"\x02\x02",
+    b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7",
 )  # fmt: skip
 _REVISION_WORDS = (
-    b"HEAD", b"@", b"main", b"~", b"^", b"~1", b"^2", b"@{", b"}", b"@{1}", b"@{0}", b"refs/heads/main", b"refs/", b"probe",
+    b"HEAD", b"@", b"main", b"~", b"^", b"~1", b"^2", b"@{", b"}", b"@{1}", b"@{0}", b"refs/heads/main", b"refs/",
+    b"probe",
     b"\0", b"\n", b"\xff", b"\xed\xa0\x80", b"a" * 5000, b"~999999999", b"~1" * 2000, b"^0" * 2000, b"f" * 6, b"0" * 64,
     b"@{" * 2000, b"%", b"'", b'"', b"\xd9\xa1", b"-", b"/", b"..",
 )  # fmt: skip
 _WORDS_OF_COMMANDS = (
-    b"log", b"show", b"diff", b"status", b"branch", b"tag", b"switch", b"checkout", b"undo", b"op", b"fsck", b"probe", b"add",
-    b"commit", b"--json", b"--help", b"-m", b"--identity", b"--behavior", b"--only", b"--limit", b"-C", b"--", b"-", b"=",
+    b"log", b"show", b"diff", b"status", b"branch", b"tag", b"switch", b"checkout", b"undo", b"op", b"fsck", b"probe",
+    b"add",
+    b"commit", b"--json", b"--help", b"-m", b"--identity", b"--behavior", b"--only", b"--limit", b"-C", b"--", b"-",
+    b"=",
     b"HEAD", b"x=y", b"a" * 5000, b"\xff", b"\0", b"/dev/null", b"/proc/self/mem", b"..", b"/", b"-9", b"1e9",
 )  # fmt: skip
 
@@ -68,7 +73,7 @@ def look_at(repo: Repository) -> None:
 
 
 def _database_reader(store: Path, suffix: str) -> Callable[[bytes], None]:
-    """Opens the repository with other bytes for its catalog, or for what lies beside it, and rebuilds it now and then."""
+    """Opens the repository with other bytes for its catalog or for what lies beside it; rebuilds it now and then."""
     folder = store / ".rbl"
     kept = {name: (folder / name).read_bytes() for name in ("catalog.db", "refs.log")}
     refs = _refs(store)
@@ -219,20 +224,25 @@ def repository_targets(folder: Path, target: Callable[..., Any]) -> tuple[Any, .
         ("polite", "adapter_model.safetensors"),
     ]
     commands = (
-        b"log\nHEAD~1\n--json", b"show\nHEAD", b"checkout\nHEAD\n/nonexistent/x", b"branch\nname", b"tag\nname\nHEAD\n-m\nx",
+        b"log\nHEAD~1\n--json", b"show\nHEAD", b"checkout\nHEAD\n/nonexistent/x", b"branch\nname",
+        b"tag\nname\nHEAD\n-m\nx",
         b"diff\nHEAD~1\nHEAD", b"status", b"op\nlog", b"switch\nother", b"commit\n-m\nx\n--identity\n/nonexistent",
         b"checkout\nHEAD\n/dev/shm\n--only\n*.json", b"fsck", b"probe\nadd\nx\n--prompts\n/dev/null", b"undo",
     )  # fmt: skip
     return (
         target("catalog", (catalog,), _database_reader(copies[""], ""), _SQL_WORDS, weight=6),
-        target("catalog-journal", (_journal(store),), _database_reader(copies["-journal"], "-journal"), _SQL_WORDS, weight=3),
-        target("catalog-wal", (_wal(store),), _database_reader(copies["-wal"], "-wal"), _SQL_WORDS, weight=3),
+        target("catalog-journal", (_journal(store),), _database_reader(copies["-journal"], "-journal"), _SQL_WORDS,
+        weight=2),
+        target("catalog-wal", (_wal(store),), _database_reader(copies["-wal"], "-wal"), _SQL_WORDS, weight=2),
         *(
-            target(f"import-{source}-{path}", ((folder / source / path).read_bytes(),), _import_reader(folder, source, path),
-                   JSON_WORDS, (lambda data: (b"", data, b"")) if path.endswith(".json") else None, weight=2)
+            target(f"import-{source}-{path}", ((folder / source / path).read_bytes(),), _import_reader(folder, source,
+            path),
+                   JSON_WORDS, (lambda data: (b"", data, b"")) if path.endswith(".json") else None, weight=1)
             for source, path in files
         ),
-        target("checkout-status", (manifest,), _checkout_reader(folder, store), JSON_WORDS, lambda data: (b"", data, b""), weight=20),
-        target("revision", (b"HEAD~2", b"main^", b"v1", b"main@{3}", b"HEAD~1^0", b"refs/heads/other"), _revision_reader(store), _REVISION_WORDS, weight=30),
+        target("checkout-status", (manifest,), _checkout_reader(folder, store), JSON_WORDS, lambda data: (b"", data,
+        b""), weight=20),
+        target("revision", (b"HEAD~2", b"main^", b"v1", b"main@{3}", b"HEAD~1^0", b"refs/heads/other"),
+        _revision_reader(store), _REVISION_WORDS, weight=30),
         target("command-line", commands, _command_reader(folder, store), _WORDS_OF_COMMANDS, weight=3),
     )  # fmt: skip

@@ -39,8 +39,8 @@ from rblstore.objects.ids import ContentId, parse_prefix
 from rblstore.objects.kinds import parse_record
 from rblstore.objects.paths import check_name, check_path, check_paths, check_ref_name
 from rblstore.objects.references import references
-from rblstore.operations.stat_cache_entries import Entry, FileStamp, KnownFile, encode_entries, parse_entries
 from rblstore.opening import FORMAT, check_format
+from rblstore.operations.stat_cache_entries import Entry, FileStamp, KnownFile, encode_entries, parse_entries
 from rblstore.storage.refs_log import RefsLog, parse_log
 
 PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
@@ -266,11 +266,13 @@ def _read_adapter(data: bytes) -> None:
 
 
 _YAML = (
-    b"---\n", b"license: ", b"- ", b"&a ", b"*a", b"!!python/object/apply:os.system ", b"!!python/name:os.system ", b"<<: ",
+    b"---\n", b"license: ", b"- ", b"&a ", b"*a", b"!!python/object/apply:os.system ", b"!!python/name:os.system ",
+    b"<<: ",
     b"? ", b"| ", b"> ", b"[", b"]", b"{", b"}", b"%TAG ! x\n", b"%YAML 9.9\n", b"\t", b"\xef\xbb\xbf", b"\x85",
-    b"[" * 2000, b"{" * 2000, b"- " * 2000, b"? " * 2000, b"&a [*a,*a]\n", b'"\\ud800"', b"\x00", b"0x" + b"f" * 300, b"\n" * 50,
+    b"[" * 2000, b"{" * 2000, b"- " * 2000, b"? " * 2000, b"&a [*a,*a]\n", b'"\\ud800"', b"\x00", b"0x" + b"f" * 300,
+    b"\n" * 50,
 )  # fmt: skip
-_CARD = b"---\nlicense: mit\nbase_model: &b\n- org/base\ndatasets: [a, 'b', \"c\"]\nlanguage:\n  - en\nx: |\n  y\n---\n# T\n"
+_CARD = b"---\nlicense: mit\nbase_model: &b\n- org/base\ndatasets: [a, b]\nlanguage:\n  - en\nx: |\n  y\n---\n# T\n"
 
 
 def _read_card(data: bytes) -> None:
@@ -312,8 +314,10 @@ _INDEX = json.dumps({
 
 _NAME_WORDS = (
     b"/", b"..", b"../", b"\\", b"\0", b"\n", b":", b"*", b"**", b"?", b"[", b"]", b"[!a-", b"]*" * 50, b"*a" * 200,
-    b"**/" * 200, b"[a" * 100, b"CON", b".rbl", b".git", b"\xe2\x80\xae", b"e\xcc\x81", b"\xc3\xa9", b"\xff", b" ", b".",
-    b"~", b"^", b"@{", b"}", b"~999999999", b"^0" * 100, b"refs/heads/", b"(a+)+$", b"\\Q", b"[z-a]", b"[[:x:]]", b"&&", b"--",
+    b"**/" * 200, b"[a" * 100, b"CON", b".rbl", b".git", b"\xe2\x80\xae", b"e\xcc\x81", b"\xc3\xa9", b"\xff", b" ",
+    b".",
+    b"~", b"^", b"@{", b"}", b"~999999999", b"^0" * 100, b"refs/heads/", b"(a+)+$", b"\\Q", b"[z-a]", b"[[:x:]]",
+    b"&&", b"--",
 )  # fmt: skip
 _LETTERS = b"ab" * 90
 _NAMES = b"*.json\nconfig.json\na/b/c.json\nmodel.layers.0.weight\n" + _LETTERS + b"\n" + _LETTERS[::-1]
@@ -366,7 +370,8 @@ def parser_targets(folder: Path) -> tuple[Target, ...]:
                hostile=bombs.HEADERS),
         Target("record", VECTORS, _read_record, JSON_WORDS, _record_parts, _mend_record, weight=200,
                hostile=tuple(b"rblstore/identity/1\n" + one for one in bombs.JSON[:8])),
-        Target("json", (*(_record_parts(one)[1] for one in VECTORS), b'[1,2.5,"\\u00e9",null]'), _read_json, JSON_WORDS, _whole,
+        Target("json", (*(_record_parts(one)[1] for one in VECTORS), b'[1,2.5,"\\u00e9",null]'), _read_json,
+        JSON_WORDS, _whole,
                hostile=bombs.JSON),
         Target("refs-log", _log_seeds(), _log_reader(folder), (b" ", b"\n", *JSON_WORDS), None, _mend_log),
         Target("config-toml", (_CONFIG, b""), parse_configuration, _TOML, hostile=bombs.TOML),
@@ -377,16 +382,22 @@ def parser_targets(folder: Path) -> tuple[Target, ...]:
                (*JSON_WORDS, b"(a+)+$", b"XLORA", b"PREFIX_TUNING", b"trust_remote_code"), _whole,
                hostile=bombs.JSON),
         Target("model-card", (_CARD,), _read_card, _YAML, hostile=bombs.CARDS),
-        Target("card-json", (b'{"_name_or_path":"x"}', json.dumps(_ADAPTER).encode()), _read_card, JSON_WORDS, _whole, hostile=bombs.JSON),
+        Target("card-json", (b'{"_name_or_path":"x"}', json.dumps(_ADAPTER).encode()), _read_card, JSON_WORDS, _whole,
+        hostile=bombs.JSON),
         Target("checkout-manifest", (MANIFEST,), CheckoutManifest.parse, JSON_WORDS, _whole, hostile=bombs.JSON),
         Target("shard-index", (_INDEX,), _read_index, JSON_WORDS, _whole, hostile=bombs.JSON),
-        Target("probe-file", (b'["a","b"]', b'[{"id":"x","tokens":[1,2]},{"text":"t"}]', b'"a"\n{"text":"b"}\n', b"one\ntwo\n"),
+        Target("probe-file", (b'["a","b"]', b'[{"id":"x","tokens":[1,2]},{"text":"t"}]', b'"a"\n{"text":"b"}\n',
+        b"one\ntwo\n"),
                _read_prompts, JSON_WORDS, _whole, hostile=bombs.JSON),
-        Target("name-patterns", (_NAMES, b"**/*.json\na/b.json", b"[a-d]*?\nabc"), _read_patterns, _NAME_WORDS, hostile=bombs.PATTERNS),
-        Target("paths", (b"config.json\nsub/model.safetensors\nbehaviors/x/y", b"a\nb/c\n\xc3\xa9"), _read_paths, _NAME_WORDS, hostile=bombs.PATTERNS),
-        Target("pickles", (b"\x80\x04\x95\0\0\0\0\0\0\0\0}.", b"PK\x03\x04" + bytes(26) + b"data.pkl", b"(dp0\n."), _read_pickle,
-               (b"PK\x03\x04", b"PK\x01\x02", b".pkl", b"\x93NUMPY\x01\0v\0{'descr': '|O'", b"\x1f\x8b\x08\0", b"x\x9c"), hostile=bombs.PICKLES),
-        *packs_by_hand.TARGETS(Target),
+        Target("name-patterns", (_NAMES, b"**/*.json\na/b.json", b"[a-d]*?\nabc"), _read_patterns, _NAME_WORDS,
+        hostile=bombs.PATTERNS),
+        Target("paths", (b"config.json\nsub/model.safetensors\nbehaviors/x/y", b"a\nb/c\n\xc3\xa9"), _read_paths,
+        _NAME_WORDS, hostile=bombs.PATTERNS),
+        Target("pickles", (b"\x80\x04\x95\0\0\0\0\0\0\0\0}.", b"PK\x03\x04" + bytes(26) + b"data.pkl", b"(dp0\n."),
+        _read_pickle,
+               (b"PK\x03\x04", b"PK\x01\x02", b".pkl", b"\x93NUMPY\x01\0v\0{'descr': '|O'", b"\x1f\x8b\x08\0",
+               b"x\x9c"), hostile=bombs.PICKLES),
+        *packs_by_hand.pack_targets(Target),
     )  # fmt: skip
 
 

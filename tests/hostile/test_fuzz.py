@@ -12,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Iterator
 
+import packs_by_hand
 import pytest
 from confined import MEMORY, SECONDS, TooSlowError, confined
 from mutation import LARGEST, mutate_bytes, mutate_json, parse_pairs, write_pairs
@@ -93,6 +94,13 @@ def test_bombs(targets: dict[str, Target]) -> None:
         if (problem := attempt(target, data)) is not None
     ]
     assert not problems, "\n".join(problems)
+
+
+def test_a_chain_of_differences_is_refused() -> None:
+    """Two contents that are differences from each other, and one that is a difference from one of them."""
+    problems = packs_by_hand.read_all(packs_by_hand.cycle())
+    assert len(problems) == 3
+    assert all("is a difference itself" in str(problem) for problem in problems.values())
 
 
 @pytest.mark.slow

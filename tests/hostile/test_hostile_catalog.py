@@ -1,4 +1,4 @@
-"""A catalog that somebody else made: whatever its schema and its rows say, only an RblError comes out, and reindex cures it."""
+"""A catalog that somebody else made: whatever its schema and rows say, only an RblError comes out; reindex cures it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def _columns(connection: sqlite3.Connection, table: str) -> str:
 
 
 REPLACED = "ALTER TABLE {table} RENAME TO kept; "
-# Statements by which a table becomes something that does more than hold rows; {table} is its name, {columns} its columns.
+# Statements by which a table does more than hold rows; {table} is its name, {columns} are its columns.
 SCHEMAS = {
     "view": REPLACED + "CREATE VIEW {table} AS SELECT * FROM kept",
-    "endless view": REPLACED
-    + "CREATE VIEW {table} AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT kept.* FROM kept, n",
+    "endless view": REPLACED + "CREATE VIEW {table} AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
+    "SELECT kept.* FROM kept, n",
     "trigger": "CREATE TRIGGER evil AFTER INSERT ON {table} BEGIN DELETE FROM refs; END",
     "deleting trigger": "CREATE TRIGGER evil BEFORE UPDATE ON refs BEGIN SELECT hex(zeroblob(100000000)); END",
     "virtual table": REPLACED + "CREATE VIRTUAL TABLE {table} USING fts5({columns})",
@@ -63,7 +63,18 @@ SCHEMAS = {
     "temporary name": "CREATE TABLE sqlite_stat1x (x)",
     "statistics": "ANALYZE; UPDATE sqlite_stat1 SET stat = '9223372036854775807 0 0 0 x'",
 }
-TABLES = ("refs", "operations", "commits", "records", "packs", "contents", "compositions", "slots", "commit_parents", "evidence")
+TABLES = (
+    "refs",
+    "operations",
+    "commits",
+    "records",
+    "packs",
+    "contents",
+    "compositions",
+    "slots",
+    "commit_parents",
+    "evidence",
+)
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
@@ -84,10 +95,9 @@ def test_schemas(store: Path, table: str, schema: str) -> None:
             connection.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM kept")
         if schema == "generated columns":
             connection.execute(f"INSERT INTO {table} (x) VALUES (1)")
-    with contextlib.suppress(rblstore.RblError), confined():
-        with rblstore.open(store) as repo:
-            look_at(repo)
-            repo.create_branch("more", author="Ada")
+    with contextlib.suppress(rblstore.RblError), confined(), rblstore.open(store) as repo:
+        look_at(repo)
+        repo.create_branch("more", author="Ada")
     if not (store / ".rbl" / "refs.log").read_bytes().startswith(log):
         raise AssertionError("a hostile catalog rewrote the log")
     rblstore.reindex(store)
@@ -96,9 +106,12 @@ def test_schemas(store: Path, table: str, schema: str) -> None:
 
 
 ODD = (
-    "NULL", "''", "0", "-1", "9223372036854775807", "-9223372036854775808", "1e999", "-1e999", "0.5", "x''", "zeroblob(10000000)",
-    "hex(zeroblob(5000))", "x'ff00'", "cast(x'ff' as text)", "char(0xd800)", "char(0)", "'../../x'", "'ref: HEAD'", "'ref: ' || name",
-    "'" + "0" * 64 + "'", "'" + "A" * 64 + "'", "'" + "f" * 63 + "'", "'{{'", "'{\"sequence\":1}'", "rowid", "hex(randomblob(32))",
+    "NULL", "''", "0", "-1", "9223372036854775807", "-9223372036854775808", "1e999", "-1e999", "0.5", "x''",
+    "zeroblob(10000000)",
+    "hex(zeroblob(5000))", "x'ff00'", "cast(x'ff' as text)", "char(0xd800)", "char(0)", "'../../x'", "'ref: HEAD'",
+    "'ref: ' || name",
+    "'" + "0" * 64 + "'", "'" + "A" * 64 + "'", "'" + "f" * 63 + "'", "'{{'", "'{\"sequence\":1}'", "rowid",
+    "hex(randomblob(32))",
     "lower(hex(randomblob(32)))", "'\ud7ff'", "'refs/heads/main'", "'adapter'", "'R'", "'C'",
 )  # fmt: skip
 
@@ -156,7 +169,10 @@ def test_a_wal_beside_it(store: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["fifo", "folder", "link to a device", "link to nothing", "empty", "large"])
-@pytest.mark.parametrize("name", ["catalog.db", "refs.log", "config.toml", "format", "stat-cache", "lock", "catalog.db-journal", "packs", "tmp"])
+@pytest.mark.parametrize(
+    "name",
+    ["catalog.db", "refs.log", "config.toml", "format", "stat-cache", "lock", "catalog.db-journal", "packs", "tmp"],
+)
 def test_files_that_are_something_else(store: Path, name: str, what: str) -> None:
     import os
 
@@ -174,10 +190,9 @@ def test_files_that_are_something_else(store: Path, name: str, what: str) -> Non
     else:
         path.touch()
         os.truncate(path, 1 << 40 if what == "large" else 0)
-    with contextlib.suppress(rblstore.RblError), confined():
-        with rblstore.open(store) as repo:
-            look_at(repo)
-            repo.create_branch("more", author="Ada")
-            repo.commit("x", identity=store.parent / "none", author="Ada")
+    with contextlib.suppress(rblstore.RblError), confined(), rblstore.open(store) as repo:
+        look_at(repo)
+        repo.create_branch("more", author="Ada")
+        repo.commit("x", identity=store.parent / "none", author="Ada")
     with contextlib.suppress(rblstore.RblError), confined():
         rblstore.reindex(store)

@@ -1,4 +1,4 @@
-"""R9: whatever a name says, and through whichever door it comes, nothing is written outside of a checkout's directory."""
+"""R9: whatever a name says, and through whichever door it comes, nothing is written outside of a checkout."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def everything(folder: Path) -> dict[str, str]:
     for at, folders, files in os.walk(folder):
         for name in (*folders, *files):
             path = Path(at, name)
-            text = os.readlink(path) if path.is_symlink() else ""
+            text = str(path.readlink()) if path.is_symlink() else ""
             data = b"" if path.is_symlink() or path.is_dir() else path.read_bytes()
             found[str(path.relative_to(folder))] = text or hashlib.sha256(data).hexdigest()
     return found
@@ -104,7 +104,12 @@ class _Forger:
         identity = self.add("identity", {"files": [_entry(path) for path in files], "tensor_root": "0" * 64})
         slots: list[Json] = []
         if behavior_files or slot != "polite":
-            behavior = {"effects": [], "files": [_entry(path) for path in behavior_files], "form": "adapter", "ground": []}
+            behavior = {
+                "effects": [],
+                "files": [_entry(path) for path in behavior_files],
+                "form": "adapter",
+                "ground": [],
+            }
             slots = [{"behavior": self.add("behavior", behavior), "name": slot, "weight": 1}]
         composition = self.add("composition", {"identity": identity, "slots": slots})
         return self.add(
@@ -114,7 +119,9 @@ class _Forger:
 
     def write(self) -> None:
         contents = [(sha256(b"evil"), 4, [(b"evil", 0, RAW, NO_PARAMETERS, 4, None)])]
-        records = [(id, len(data), [(data, 0, RAW, NO_PARAMETERS, len(data), None)]) for id, data in self.records.items()]
+        records = [
+            (id, len(data), [(data, 0, RAW, NO_PARAMETERS, len(data), None)]) for id, data in self.records.items()
+        ]
         for kind, what in (("C", contents), ("R", records)):
             data = build(what, kind)
             pack = named_pack(data)
@@ -131,7 +138,9 @@ def test_forged_records(place: Path) -> None:
     bad += [forger.commit(["config.json"], slot=name, behavior_files=("x",)) for name in HOSTILE]
     bad += [forger.commit(sorted(pair)) for pair in PAIRS]
     bad += [forger.commit(["behaviors/polite/adapter_config.json"], behavior_files=("adapter_config.json",))]
-    bad += [forger.commit([name]) for name in ("rbl-composition.json", "RBL-Composition.JSON", "Behaviors/x", "behaviors")]
+    bad += [
+        forger.commit([name]) for name in ("rbl-composition.json", "RBL-Composition.JSON", "Behaviors/x", "behaviors")
+    ]
     forger.write()
     rblstore.reindex(store)
     with rblstore.open(store) as repo:
@@ -168,7 +177,7 @@ def test_the_writer(place: Path) -> None:
         assert not any((building / "content").iterdir())
 
 
-# -- what people are given: directories, headers, indexes, manifests -----------------------------------------------------
+# -- what people are given: directories, headers, indexes, manifests -------------------------------------------------
 
 
 def test_files_of_a_source(place: Path) -> None:
@@ -253,4 +262,3 @@ def test_manifests_of_checkouts(place: Path) -> None:
                 (place / "out" / "rbl-composition.json").write_bytes(data)
                 with pytest.raises(rblstore.RblError):
                     repo.status("out")
-

@@ -87,7 +87,8 @@ def beside(deed: Callable[[random.Random], None], seed: int) -> Iterator[None]:
 
 
 _INSIDE = (
-    ("content",), ("content", "behaviors"), ("content", "behaviors", "polite"), ("content", "sub"), ("content", "config.json"),
+    ("content",), ("content", "behaviors"), ("content", "behaviors", "polite"), ("content", "sub"), ("content",
+    "config.json"),
 )  # fmt: skip
 
 
@@ -100,7 +101,12 @@ class _Arena:
         self.canary = root / "canary"
         (self.canary / "behaviors" / "polite").mkdir(parents=True)
         (self.canary / "content" / "sub").mkdir(parents=True)
-        for path in ("config.json", "behaviors/polite/adapter_config.json", "content/config.json", "content/sub/x.json"):
+        for path in (
+            "config.json",
+            "behaviors/polite/adapter_config.json",
+            "content/config.json",
+            "content/sub/x.json",
+        ):
             (self.canary / path).write_text("sings")
         self.work.mkdir()
         (self.work / "mine.txt").write_text("mine")
@@ -122,8 +128,8 @@ class _Arena:
             return
         if where == 1:
             with contextlib.suppress(FileExistsError):
-                os.symlink(str(self.canary), f"{work}/out")
-            os.unlink(f"{work}/out")
+                Path(work, "out").symlink_to(self.canary)
+            Path(work, "out").unlink()
             return
         for entry in list(os.scandir(work)):
             if entry.name.startswith(".out.rbl-tmp-"):
@@ -206,10 +212,12 @@ def _race(repo: rblstore.Repository, arena: _Arena, run: Trials, right: dict[str
     for where in ("work", "work-beside", "elsewhere"):
         out = arena.root / where / "out"
         if out.is_dir() and not out.is_symlink():
-            written = {path: state for path, state in everything(out).items() if not Path(path).name.startswith("note-")}
+            written = {
+                path: state for path, state in everything(out).items() if not Path(path).name.startswith("note-")
+            }
             links = {path for path in written if written[path].startswith("/")}
-            # What the other process moves about in there is its own to answer for: parts of earlier checkouts, too. But no
-            # file has other bytes than were stored, unless it was taken away before they came, empty or all zeros.
+            # What the other process moves about in there is its own to answer for: parts of earlier checkouts, too. But
+            # no file has other bytes than were stored, unless it was taken away before they came, empty or all zeros.
             unwritten = {hashlib.sha256(bytes(size)).hexdigest() for size in range(2000)}
             assert {state for path, state in written.items() if path not in links} <= {*right.values(), *unwritten}
             run.count("as it should be", written == right)
