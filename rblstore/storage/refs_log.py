@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -327,7 +328,7 @@ class RefsLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._held = False
+        self._holder: int | None = None  # a thread
 
     def last(self) -> tuple[int, bytes] | None:
         """The last whole line's sequence and the line without its newline, from the file's end; None in an empty log.
@@ -362,7 +363,7 @@ class RefsLog:
             ReadError, WriteError: The system refused.
         """
         descriptor = self._open_locked(wait_seconds)
-        self._held = True
+        self._holder = threading.get_ident()
         try:
             try:
                 writer = LogWriter(descriptor, self._path)
@@ -370,7 +371,7 @@ class RefsLog:
                 raise self._unreadable(error) from error
             yield writer
         finally:
-            self._held = False
+            self._holder = None
             fcntl.flock(descriptor, fcntl.LOCK_UN)  # also where a child inherited the descriptor
             os.close(descriptor)
 
@@ -416,7 +417,7 @@ class RefsLog:
                 return read(descriptor)
             except CorruptLogError:
                 # The cut and the append of a writer at work can look like this, but not to one who holds the lock.
-                if self._held:
+                if self._holder == threading.get_ident():
                     raise
                 try:
                     acquire(descriptor, self._path, exclusive=False, wait_seconds=_READ_WAIT_SECONDS)

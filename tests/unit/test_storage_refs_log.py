@@ -6,15 +6,18 @@ import errno
 import hashlib
 import multiprocessing
 import os
+import threading
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rblstore.errors import LockedError
 from rblstore.objects.history_records import Operation, RefChange
 from rblstore.objects.ids import OperationId
+from rblstore.storage import locks
 from rblstore.storage.durable import WriteError
 from rblstore.storage.pack_format import checksum
 from rblstore.storage.refs_log import (
@@ -334,3 +337,27 @@ def test_a_line_without_an_end_takes_no_memory(log: RefsLog, path: Path) -> None
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
     finally:
         tracemalloc.stop()
+
+
+def test_a_thread_that_reads_waits_for_another_that_writes_through_the_same_log(
+    log: RefsLog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations = history(2)
+    with log.locked() as writer:
+        writer.append(operations)
+    whole = path.read_bytes()
+    waiting, found = threading.Event(), []
+
+    def acquire(*arguments: Any, **options: Any) -> None:
+        waiting.set()
+        locks.acquire(*arguments, **options)
+
+    reader = threading.Thread(target=lambda: found.append(log.read()))
+    with log.locked():
+        monkeypatch.setattr("rblstore.storage.refs_log.acquire", acquire)
+        path.write_bytes(b"0" + whole[1:])
+        reader.start()
+        assert waiting.wait(10)
+        path.write_bytes(whole)
+    reader.join()
+    assert found[0].operations == tuple(operations)
