@@ -32,8 +32,8 @@ from rblstore.operations.stat_cache_entries import (
     path_key,
 )
 from rblstore.repository import Store
-from rblstore.transaction import Transaction
 from rblstore.storage import durable
+from rblstore.transaction import Transaction
 
 WEIGHTS = "model.safetensors"
 SECOND_NS = 1_000_000_000
