@@ -17,6 +17,11 @@ class Part:
     weight: float = 1.0
 
 
+def subject(source: str, base: str) -> str:
+    """What tells one behavior from another: what it stands on, too. Fine-tunes keep all that adapters stand on."""
+    return f"{source} on {base if 'o' in source else base[:2]}"
+
+
 @dataclass(frozen=True)
 class Composed:
     """What a commit composes: the names of sources."""
@@ -44,7 +49,7 @@ class Composed:
     @property
     def subjects(self) -> tuple[str, ...]:
         """What statements are about: the identity, and each behavior on it, in order."""
-        return (self.base, *(f"{part.source} on {self.base}" for part in self.parts))
+        return (self.base, *(subject(part.source, self.base) for part in self.parts))
 
 
 @dataclass(frozen=True)
