@@ -176,6 +176,11 @@ def cycle() -> bytes:
     return build([(content, 600, [tuple(frame)]) for content, frame in zip(ids, frames, strict=True)])  # type: ignore[misc]
 
 
+def giant() -> bytes:
+    """A pack of a few bytes with a content of one frame that would take two gigabytes."""
+    return build([(sha256(b"giant"), 1 << 31, [(bomb(1 << 20, 1 << 31), 0, ZSTD, bytes(16), 1 << 31, None)])])
+
+
 def read_all(data: bytes) -> dict[ContentId, RblError | None]:
     """What reading each content of a pack raises."""
     backend = MemoryBackend()
@@ -215,7 +220,14 @@ def pack_targets(target: Callable[..., Any]) -> tuple[Any, ...]:
     zstd = (bomb(1 << 20, -1), bomb(1 << 20, 1 << 31), long_window, bomb(1 << 22))
     return (
         target(
-            "pack", _packs(), read_pack, words, None, mend, memory=5 * limits.FRAME_BYTES_CEILING, hostile=(cycle(),)
+            "pack",
+            _packs(),
+            read_pack,
+            words,
+            None,
+            mend,
+            memory=5 * limits.FRAME_BYTES_CEILING,
+            hostile=(cycle(), giant()),
         ),
         target("frame", tuple(frames), read_frame, words),
         target(

@@ -14,10 +14,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bombs
 import packs_by_hand
-from mutation import JSON_WORDS
+from mutation import JSON_WORDS, Pairs
 from tiny_checkpoints import adapter_name
 
 from rblstore.checkpoints.adapter_config import parse_adapter_config
@@ -143,8 +144,27 @@ def _mend_record(data: bytes) -> bytes:
     return line + end + canonical(body)
 
 
+def _check_json(data: bytes) -> None:
+    """Looks at what was accepted without the code that accepted it."""
+    waiting: list[tuple[int, Any]] = [(0, json.loads(data, object_pairs_hook=Pairs))]
+    while waiting:
+        depth, value = waiting.pop()
+        assert depth <= 32
+        if isinstance(value, Pairs):
+            assert len({key for key, _ in value}) == len(value)
+            waiting += [(depth, key) for key, _ in value]
+        if isinstance(value, list):
+            waiting += [(depth + 1, child[1] if isinstance(value, Pairs) else child) for child in value]
+        elif isinstance(value, str):
+            value.encode("utf-8")
+        elif isinstance(value, (int, float)):
+            assert abs(value) < float("inf")
+            assert isinstance(value, float) or abs(value) < 1 << 53
+
+
 def _read_json(data: bytes) -> None:
     value = decode_json(data, what="input", max_bytes=1 << 20, max_entries=50_000)
+    _check_json(data)
     again = encode_json(value)
     assert encode_json(decode_json(again, what="input", max_bytes=8 << 20)) == again
 

@@ -51,6 +51,8 @@ def attempt(target: Target, data: bytes) -> str | None:
             warnings.simplefilter("error")
             target.read(data)
     except RblError as error:
+        if isinstance(error.__cause__ or error.__context__, MemoryError):
+            return f"more than {MEMORY + target.memory} bytes\n{traceback.format_exc(limit=-6)}"
         if not isinstance(error.message, str) or len(error.message) > 20_000:
             return f"{type(error).__name__} with a message of {len(error.message)} characters"
     except TooSlowError:

@@ -47,13 +47,13 @@ SCHEMAS = {
     "endless view": REPLACED + "CREATE VIEW {table} AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
     "SELECT kept.* FROM kept, n",
     "trigger": "CREATE TRIGGER evil AFTER INSERT ON {table} BEGIN DELETE FROM refs; END",
-    "deleting trigger": "CREATE TRIGGER evil BEFORE UPDATE ON refs BEGIN SELECT hex(zeroblob(100000000)); END",
+    "deleting trigger": "CREATE TRIGGER evil BEFORE UPDATE ON refs BEGIN SELECT hex(zeroblob(30000000)); END",
     "virtual table": REPLACED + "CREATE VIRTUAL TABLE {table} USING fts5({columns})",
     "large generated column": REPLACED
-    + "CREATE TABLE {table} ({columns}, more GENERATED ALWAYS AS (hex(zeroblob(100000000))) VIRTUAL)",
+    + "CREATE TABLE {table} ({columns}, more GENERATED ALWAYS AS (hex(zeroblob(30000000))) VIRTUAL)",
     "generated columns": REPLACED + "CREATE TABLE {table} (x, {generated})",
-    "check": REPLACED + "CREATE TABLE {table} ({columns}, CHECK (length(hex(zeroblob(100000000))) > 1))",
-    "default": REPLACED + "CREATE TABLE {table} ({columns}, more DEFAULT (hex(zeroblob(100000000))))",
+    "check": REPLACED + "CREATE TABLE {table} ({columns}, CHECK (length(hex(zeroblob(30000000))) > 1))",
+    "default": REPLACED + "CREATE TABLE {table} ({columns}, more DEFAULT (hex(zeroblob(30000000))))",
     "index on an expression": "CREATE INDEX evil ON {table} (hex(zeroblob(1000)))",
     "partial index": "CREATE INDEX evil ON {table} (rowid) WHERE length(hex(zeroblob(1000))) = 3",
     "another table": "CREATE TABLE evil (x)",
@@ -84,7 +84,7 @@ def test_schemas(store: Path, table: str, schema: str) -> None:
     with database(store) as connection:
         columns = _columns(connection, table)
         generated = ", ".join(
-            f"{name} GENERATED ALWAYS AS (hex(zeroblob(100000000))) VIRTUAL" for name in columns.split(", ")
+            f"{name} GENERATED ALWAYS AS (hex(zeroblob(30000000))) VIRTUAL" for name in columns.split(", ")
         )
         try:
             for statement in SCHEMAS[schema].format(table=table, columns=columns, generated=generated).split("; "):
@@ -124,7 +124,7 @@ def test_values(history: Path) -> None:
     log, catalog = (store / ".rbl" / "refs.log").read_bytes(), (store / ".rbl" / "catalog.db").read_bytes()
     with database(store) as connection:
         columns = [(table, name) for table in TABLES for name in _columns(connection, table).split(", ")]
-    with Trials("R8", "odd values in a catalog", quick=400, full=20_000) as run:
+    with Trials("R8", "odd values in a catalog", quick=250, full=20_000) as run:
         for _ in run:
             (store / ".rbl" / "catalog.db").write_bytes(catalog)
             (store / ".rbl" / "refs.log").write_bytes(log)

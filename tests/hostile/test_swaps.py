@@ -86,6 +86,7 @@ def beside(deed: Callable[[random.Random], None], seed: int) -> Iterator[None]:
         os.waitpid(process, 0)
 
 
+_UNWRITTEN = frozenset(hashlib.sha256(bytes(size)).hexdigest() for size in range(2000))
 _INSIDE = (
     ("content",), ("content", "behaviors"), ("content", "behaviors", "polite"), ("content", "sub"), ("content",
     "config.json"),
@@ -218,8 +219,7 @@ def _race(repo: rblstore.Repository, arena: _Arena, run: Trials, right: dict[str
             links = {path for path in written if written[path].startswith("/")}
             # What the other process moves about in there is its own to answer for: parts of earlier checkouts, too. But
             # no file has other bytes than were stored, unless it was taken away before they came, empty or all zeros.
-            unwritten = {hashlib.sha256(bytes(size)).hexdigest() for size in range(2000)}
-            assert {state for path, state in written.items() if path not in links} <= {*right.values(), *unwritten}
+            assert {state for path, state in written.items() if path not in links} <= {*right.values(), *_UNWRITTEN}
             run.count("as it should be", written == right)
             out.rename(arena.root / f"kept-{run.done}-{where}")  # with what others put into it
 
