@@ -6,6 +6,7 @@ not have, and nothing that the model reaches is ever gone: not after a gc, a rep
 
 from __future__ import annotations
 
+import atexit
 import os
 import random
 import shutil
@@ -97,10 +98,17 @@ def own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "create_engine", sharing)
 
 
+def kept_folder() -> Path:
+    """A folder that goes with the process."""
+    folder = Path(tempfile.mkdtemp(prefix="rbl-model-", dir=ROOM))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 @cache
 def sources() -> dict[str, Path]:
     """Every checkpoint and adapter that is ever committed, by name."""
-    folder = Path(tempfile.mkdtemp(prefix="rbl-model-", dir=ROOM))
+    folder = kept_folder()
     made = {}
     for base in range(BASES):
         # Large enough for a head that differs little to be stored as a difference.
@@ -134,6 +142,7 @@ def files_of(composed: Composed) -> dict[str, str]:
 def template() -> tuple[Path, Model]:
     """A repository with something of everything, to be copied, and its model."""
     machine = Repositories()
+    atexit.register(shutil.rmtree, machine.folder, ignore_errors=True)
     rblstore.init(machine.store).close()
     configuration = machine.store / ".rbl" / "config.toml"
     text = configuration.read_text()
