@@ -77,6 +77,14 @@ def _is_file(path: Path) -> bool:
     return True
 
 
+def _fsync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def move_file(source: Path, destination: Path) -> None:
     """Gives a file of the repository another name, durably, and stamps it with the time of the move.
 
@@ -89,12 +97,9 @@ def move_file(source: Path, destination: Path) -> None:
     """
     try:
         folders = make_folders(destination.parent)
-        descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.utime(source, follow_symlinks=False)
-            os.fsync(descriptor)  # the time, too: what lies in the trash is deleted by it
-        finally:
-            os.close(descriptor)
+        os.utime(source, follow_symlinks=False)
+        if stat.S_ISREG(os.lstat(source).st_mode):  # repair moves whatever stands in a file's place
+            _fsync_file(source)  # the time, too: what lies in the trash is deleted by it
         source.rename(destination)
     except OSError as error:
         raise _failed("moving", source, error) from error
