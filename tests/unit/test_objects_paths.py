@@ -22,6 +22,7 @@ PLAIN = [
     "!a", "a^b",
 ]  # fmt: skip
 
+
 def test_the_list_is_long_and_without_repeats() -> None:
     assert len(HOSTILE) == len(set(HOSTILE)) >= 150
 
