@@ -118,7 +118,7 @@ class Story:
             repo.commit("base", identity=base, compression="none")
             repo.commit("more", behaviors={"more": self.made / "more"}, compression="none")
             self._last = repo.operations(1)[0].id
-        (self.made / "store" / ".rbl" / "stat-cache").unlink()
+        (self.made / "store" / ".rbl" / "stat-cache").unlink(missing_ok=True)  # not written for files as young as these
         self._stores = {
             "gc": self._with_garbage(),
             "restore": self._with_trash(),
