@@ -7,6 +7,7 @@ every time.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import Any
 
@@ -17,6 +18,12 @@ from hypothesis import HealthCheck, settings
 for _variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What is ignored here would be ignored by the processes that tests start: a shell does that to what it runs behind it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGTERM, signal.SIGHUP):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.SIG_DFL)
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 settings.register_profile(
