@@ -57,6 +57,7 @@ def step(repo: Any, sources: Path, moment: random.Random, number: int) -> str:
     what = moment.choice(("identity",) * 6 + ("behavior", "revert", "revert", "tag", "undo", "branch", "repack", "gc"))
     if what == "behavior" and not standing:
         repo.commit("model4", identity=sources / "model4", allow_empty=True)
+        say(**account(repo, "model4"))
         repo.commit("tuned", behaviors={"tuned": sources / f"tuned{moment.randrange(2)}"})
     elif what == "revert" and standing:
         repo.revert(behavior=standing[-1], verify=False)

@@ -5,6 +5,7 @@ The processes say over a pipe where they are, or send themselves the signal ther
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -128,6 +129,9 @@ class Process:
         os.write(self.heard, b".")
 
     def end(self) -> tuple[int, str, str]:
+        # A signal that comes just before it waits is seen only when it waits no more.
+        with contextlib.suppress(BrokenPipeError):
+            self.go_on()
         output, errors = self.process.communicate(timeout=PATIENCE_SECONDS)
         self.ended = True
         self.said.close()

@@ -2,7 +2,7 @@
 
     python tests/hostile/atheris_driver.py TARGET [-max_total_time=60] [FOLDER] [options of libFuzzer]
 
-``TARGET`` is a name of the table in ``targets.py``; without one the names are printed. Needs ``pip install atheris``.
+``TARGET`` is a name of the table in ``fuzz_targets.py``; without one they are printed. Needs ``pip install atheris``.
 A corpus is kept in ``FOLDER`` where one is given; what was found lies in the current directory as ``crash-*``, and
 belongs into ``bombs.py`` or a plain test once it is mended.
 """
@@ -24,7 +24,7 @@ def main() -> None:
     except ImportError:
         sys.exit("atheris is not installed: pip install atheris")
     with atheris.instrument_imports(include=["rblstore"]):
-        from targets import make_targets, scratch
+        from fuzz_targets import make_targets, scratch
 
         importlib.import_module("rblstore.storage.planes")  # what is imported only when it is needed counts, too
     from confined import MEMORY, confined

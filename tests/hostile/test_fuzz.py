@@ -15,8 +15,8 @@ from collections.abc import Iterator
 import packs_by_hand
 import pytest
 from confined import MEMORY, SECONDS, TooSlowError, confined
+from fuzz_targets import Target, make_targets, scratch
 from mutation import LARGEST, mutate_bytes, mutate_json, parse_pairs, write_pairs
-from targets import Target, make_targets, scratch
 from trials import Trials
 
 from rblstore.errors import RblError

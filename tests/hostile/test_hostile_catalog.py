@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from confined import confined
+from fuzz_targets import scratch
 from repository_targets import look_at, make_history
-from targets import scratch
 from trials import Trials
 
 import rblstore

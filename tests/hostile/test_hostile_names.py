@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import tiny_checkpoints
+from fuzz_targets import MANIFEST
 from hostile_names import COLLIDING, HOSTILE, hostile_names
 from packs_by_hand import build, named_pack, sha256
-from targets import MANIFEST
 
 import rblstore
 from rblstore.checkpoints.checkout_layout import CheckoutManifest, behavior_folder, plan_checkout

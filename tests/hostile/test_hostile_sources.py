@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tiny_checkpoints
 from confined import confined
-from targets import scratch
+from fuzz_targets import scratch
 
 import rblstore
 from rblstore.checkpoints import source_directory

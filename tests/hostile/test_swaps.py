@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import tiny_checkpoints
-from targets import scratch
+from fuzz_targets import scratch
 from test_hostile_names import everything
 from trials import Trials
 

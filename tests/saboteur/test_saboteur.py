@@ -35,7 +35,7 @@ def names() -> list[str]:
 def copy(folder: Path) -> Path:
     """The project as far as tests need it."""
     folder.mkdir()
-    for name in ("rblstore", "tests", "migrations"):
+    for name in ("rblstore", "tests", "migrations", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "benchmarks"))
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder
