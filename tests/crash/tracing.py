@@ -260,8 +260,12 @@ class _Follower:
         if number > fault.at and not fault.lasting and not torn:
             return
         self._trace.fired += 1
-        if fault.action == "kill" or torn:
+        # Which call is how-manieth depends a little on the pace of threads: only what carries bytes can be cut short.
+        whole = fault.action in ("short", "tear") and name not in DATA
+        if fault.action == "kill" or torn or (whole and fault.action == "tear"):
             self._kill(thread, fault)
+            return
+        if whole:
             return
         if fault.action == "error":
             registers.orig_rax = ctypes.c_ulonglong(-1).value
