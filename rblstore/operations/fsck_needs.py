@@ -92,12 +92,19 @@ class _Needs:
 
     def _described(self, record_id: RecordId, target: str) -> str:
         try:
-            return _described(record_id, self._records.load(record_id), target)
+            return described(record_id, self._records.load(record_id), target)
         except RblError:
             return f"{self._records.kinds[record_id]} {record_id.short}"
 
 
-def _described(record_id: RecordId, record: Record, target: str) -> str:
+def described(record_id: RecordId, record: Record, target: str) -> str:
+    """A record in words, as one that needs something: with the tensor or file that it needs it for.
+
+    Args:
+        record_id: Its id.
+        record: The record.
+        target: The id of what it needs.
+    """
     if isinstance(record, FileManifest):
         names = [entry.name for entry in record.tensors if entry.tensor.content == target]
         return f"tensor {names[0]}" if names else f"header of file {record_id.short}"

@@ -6,11 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
-from rblstore.objects.content_records import Behavior, FileManifest, Identity
-from rblstore.objects.history_records import Commit
 from rblstore.objects.ids import RecordId
 from rblstore.objects.record import Record
 from rblstore.objects.references import references
+from rblstore.operations.fsck_needs import described
 
 _NEEDS: Final = 20
 
@@ -85,20 +84,8 @@ def _needs(lost: str, users: Mapping[str, list[tuple[RecordId, Record]]]) -> tup
     while waiting and len(words) < _NEEDS:
         target = waiting.pop(0)
         for record_id, record in users.get(target, ()):
-            words.append(_described(record_id, record, target))
+            words.append(described(record_id, record, target))
             if record_id not in seen:
                 seen.add(record_id)
                 waiting.append(record_id)
     return tuple(dict.fromkeys(words))[:_NEEDS]
-
-
-def _described(record_id: RecordId, record: Record, target: str) -> str:
-    if isinstance(record, FileManifest):
-        names = [entry.name for entry in record.tensors if entry.tensor.content == target]
-        return f"tensor {names[0]}" if names else f"header of file {record_id.short}"
-    if isinstance(record, (Identity, Behavior)):
-        paths = [entry.path for entry in record.files if target in (entry.sha256, entry.manifest)]
-        return f"{record.KIND} {record_id.short}" + (f" ({paths[0]})" if paths else "")
-    if isinstance(record, Commit):
-        return f"commit {record_id.short} ({record.subject[:60]})"
-    return f"{record.KIND} {record_id.short}"
