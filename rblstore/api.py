@@ -10,13 +10,12 @@ from typing_extensions import Self
 
 from rblstore.configuration import check_author
 from rblstore.maintenance import Maintenance
+from rblstore.models import Models
 from rblstore.objects.ids import CommitId
 from rblstore.objects.paths import given_path
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
-    import torch
-
     from rblstore.checkpoints.checkout_layout import CheckoutForm
     from rblstore.checkpoints.saving import ModelSource
     from rblstore.configuration import Compression
@@ -41,7 +40,7 @@ UNKNOWN_AUTHOR = "unknown"
 TOLERANCE = 1e-6
 
 
-class Repository(Maintenance):
+class Repository(Models, Maintenance):
     """One open repository.
 
     Made by :func:`rblstore.init` or :func:`rblstore.open`; use it as a context manager, or close it.
@@ -339,27 +338,6 @@ class Repository(Maintenance):
 
         directory = given_path(target)
         return checkout(self._store, revision, directory, form=form, only=only, tensors=tensors, progress=progress)
-
-    def tensor(self, revision: str, name: str) -> torch.Tensor:
-        """One tensor of a commit's checkpoint, overlays laid on and adapters not; its digest is verified."""
-        from rblstore.operations.tensor import tensor
-
-        return tensor(self._store, revision, name)
-
-    def load(self, revision: str = "HEAD", *, progress: Progress | None = None, **options: Any) -> Any:
-        """The composition of a commit as a transformers model, behaviors attached through peft.
-
-        Args:
-            revision: Which commit.
-            progress: Is told bytes read.
-            options: ``dtype``, ``device``, ``attn_implementation``.
-
-        Returns:
-            A ``PreTrainedModel``, or a ``PeftModel`` where there are behaviors, in evaluation mode.
-        """
-        from rblstore.operations.load import load
-
-        return load(self._store, revision, progress=progress, **options)
 
     # -- proving ------------------------------------------------------------------------------------------------
 

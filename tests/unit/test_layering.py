@@ -38,6 +38,7 @@ BESIDE = {
     "opening": "repository",
     "entry": "api",
     "maintenance": "api",
+    "models": "api",
     "revisions": "repository",
     "transaction": "repository",
     "__init__": "api",
