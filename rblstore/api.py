@@ -123,9 +123,11 @@ class Repository(Models, Maintenance):
 
         Args:
             message: What changed; its first line is the subject.
-            identity: The base checkpoint: a directory, a transformers model, or a mapping of tensors.
+            identity: The base checkpoint: a directory, a transformers model, any other module (its ``state_dict``), or a
+                mapping of tensors.
             behaviors: By name: for an adapter its directory, a ``PeftModel`` or :class:`rblstore.AdapterTensors`;
-                for an overlay a fine-tuned checkpoint's directory, a transformers model or a mapping of all tensors.
+                for an overlay a fine-tuned checkpoint's directory, a transformers model, any other module, or a mapping
+                of all tensors.
             remove: Names of behaviors to take out.
             weights: By name; a scale for additive adapters.
             branch: Where to commit; None for HEAD's branch.

@@ -18,6 +18,7 @@ from torch import nn
 from rblstore.checkpoints.attaching import LIBRARY_ERRORS
 from rblstore.checkpoints.live_names import slot_name
 from rblstore.checkpoints.quiet import quiet
+from rblstore.checkpoints.saving_module import is_plain_module, tensors_given, uncompiled
 from rblstore.errors import InputError, UsageError
 
 CONFIG = "adapter_config.json"
@@ -153,9 +154,10 @@ def is_adapter(source: Any) -> bool:
     """
     from transformers import PreTrainedModel
 
+    source = uncompiled(source)
     if isinstance(source, PreTrainedModel):
         return bool(getattr(source, "peft_config", None))
-    return not isinstance(source, Mapping)
+    return not isinstance(source, Mapping) and not is_plain_module(source)
 
 
 def save_model(model: Any, directory: Path) -> None:
@@ -171,6 +173,10 @@ def save_model(model: Any, directory: Path) -> None:
             f"a {type(model).__name__} cannot be saved as an identity",
             object=type(model).__name__,
             hint="Pass a transformers model without adapters; commit adapters as behaviors.",
+        )
+    if meta := [name for name, parameter in model.named_parameters() if parameter.is_meta]:
+        raise UnsavableError(
+            f"{meta[0]!r} is on the meta device and has no values", object=meta[0], hint="Load the weights first."
         )
     try:
         with quiet():
@@ -228,12 +234,13 @@ def save_source(source: Any, directory: Path, *, identity: bool = False, adapter
     Raises:
         UnsavableError: Neither a model nor tensors with a config.
     """
-    if identity and isinstance(source, Mapping):
-        if wrong := [str(name) for name, value in source.items() if not isinstance(value, torch.Tensor)]:
+    source = uncompiled(source)
+    if identity and (tensors := tensors_given(source)) is not None:
+        if wrong := [str(name) for name, value in tensors.items() if not isinstance(value, torch.Tensor)]:
             raise UnsavableError(f"{wrong[0]!r} is not a tensor", object=wrong[0])
-        if not source:
+        if not tensors:
             raise UnsavableError("there are no tensors")
-        _write_weights(dict(source), directory, "model.safetensors")
+        _write_weights(dict(tensors), directory, "model.safetensors")
     elif identity:
         save_model(source, directory)
     elif isinstance(source, nn.Module):

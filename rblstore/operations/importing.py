@@ -197,9 +197,10 @@ class Importer:
         given = (self._request.behaviors or {})[name]
         live = not isinstance(given, (str, Path))
         if live:
+            from rblstore.checkpoints.saving_module import tensors_given
             from rblstore.operations.live_overlay import completed, in_stored_form
 
-            source = in_stored_form(self._store, source, beneath, given if isinstance(given, Mapping) else None)
+            source = in_stored_form(self._store, source, beneath, tensors_given(given))
         refuse_reserved_paths(file.path for file in source.files)
         files = self._store_files(source, prefix, beneath.tensors)
         if live:
