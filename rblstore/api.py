@@ -123,7 +123,7 @@ class Repository(Models, Maintenance):
 
         Args:
             message: What changed; its first line is the subject.
-            identity: The base checkpoint: a directory, a transformers model, any other module (its ``state_dict``), or a
+            identity: The base checkpoint: a directory, a transformers model, any other module (its ``state_dict``) or a
                 mapping of tensors.
             behaviors: By name: for an adapter its directory, a ``PeftModel`` or :class:`rblstore.AdapterTensors`;
                 for an overlay a fine-tuned checkpoint's directory, a transformers model, any other module, or a mapping

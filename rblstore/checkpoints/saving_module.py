@@ -1,4 +1,4 @@
-"""What of an arbitrary module in memory is its checkpoint: the tensors of its ``state_dict``, under their names there."""
+"""The checkpoint of an arbitrary module in memory: the tensors of its ``state_dict``, under their names there."""
 
 from __future__ import annotations
 
