@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         RblError,
         UsageError,
     )
+    from rblstore.live.mutations import IdentityMutated
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "ConflictError",
     "CorruptError",
     "DivergedError",
+    "IdentityMutated",
     "InputError",
     "LockedError",
     "NoRepositoryError",
@@ -82,6 +84,7 @@ _LAZY = {
     "ConflictError": "rblstore.errors",
     "CorruptError": "rblstore.errors",
     "DivergedError": "rblstore.errors",
+    "IdentityMutated": "rblstore.live.mutations",
     "InputError": "rblstore.errors",
     "LockedError": "rblstore.errors",
     "NoRepositoryError": "rblstore.errors",

@@ -9,6 +9,7 @@ from rblstore.repository import Store
 if TYPE_CHECKING:
     import torch
 
+    from rblstore.live.guard import IdentityGuard, OnMutation
     from rblstore.operations.progress import Progress
 
 
@@ -40,3 +41,47 @@ class Models:
         from rblstore.operations.load import load
 
         return load(self._store, revision, progress=progress, **options)
+
+    def guard(
+        self,
+        model: Any,
+        revision: str | None = "HEAD",
+        *,
+        every: int = 1,
+        sample: int | None = None,
+        on_mutation: OnMutation = "raise",
+        background: bool = True,
+        threads: int = 1,
+        compare: bool = True,
+    ) -> IdentityGuard:
+        """Watches a live model's tensors that belong to a commit's identity, and says when training writes into them.
+
+        A context manager: ``step()`` once a step of training, ``check()`` whenever you like; the end of the block checks
+        in full.
+
+        Args:
+            model: A transformers model, a PEFT model around one, or any module whose names match.
+            revision: Which commit; None to watch every tensor of the plain model.
+            every: Check at every N-th step.
+            sample: Bytes that such a check reads, in turn, beside what looks suspicious; None for everything.
+            on_mutation: ``raise`` an :class:`rblstore.IdentityMutated`, or ``record`` only, in ``findings``.
+            background: Whether threads do the reading; what they find is raised by a later step, and at the end.
+            threads: How many threads read.
+            compare: Whether to compare the tensors with the stored ones first.
+
+        Raises:
+            ConflictError: The model is not what was committed, or cannot be watched.
+        """
+        from rblstore.operations.guarding import guard_model
+
+        return guard_model(
+            self._store,
+            model,
+            revision,
+            every=every,
+            sample=sample,
+            on_mutation=on_mutation,
+            background=background,
+            threads=threads,
+            compare=compare,
+        )

@@ -309,7 +309,7 @@ def differing_ground(source: Any, grounds: Iterable[Ground], read: Read | None =
         binding = bind(source, tensors)
     except UnmappedTensorError as error:
         return [error.object] if error.object else []
-    replaced = _replaced_names(source, present)
+    replaced = replaced_names(source, present)
     differing = []
     for name, live_name in binding.direct.items():
         if live_name not in replaced and _contradicts(present[live_name], tensors[name], read):
@@ -335,8 +335,13 @@ def _contradicts(live: torch.Tensor, ground: Ground, read: Read | None) -> bool:
 _HARMLESS_STARTS = frozenset({"gaussian", "eva", "orthogonal"})
 
 
-def _replaced_names(model: nn.Module, present: Mapping[str, torch.Tensor]) -> frozenset[str]:
-    """Live names whose values the attached adapters replaced, as far as ledger and configs tell."""
+def replaced_names(model: nn.Module, present: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Live names whose values the attached adapters replaced, as far as ledger and configs tell.
+
+    Args:
+        model: What the adapters are attached to.
+        present: Its plain tensors.
+    """
     names: set[str] = set()
     ledger = ledger_of(model)
     if ledger is not None:
