@@ -37,6 +37,7 @@ __all__ = [
     "UnattachableError",
     "UnloadableModelError",
     "load_directory",
+    "load_plain",
     "model_form",
 ]
 
@@ -132,7 +133,7 @@ def load_directory(
         DeviceError: The model cannot be put on the device.
         UnattachableError: An adapter cannot be attached.
     """
-    model = _load_plain(
+    model = load_plain(
         directory,
         model_form(directory, adapters),
         tensors,
@@ -147,7 +148,7 @@ def _is_labelled(key: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and any(key.endswith(f".{head}") for head in _LABELLED_HEADS)
 
 
-def _load_plain(
+def load_plain(
     directory: Path,
     form: ModelForm,
     tensors: Tensors | None,
@@ -156,6 +157,7 @@ def _load_plain(
     device: str,
     attn_implementation: str | None,
 ) -> Any:
+    """The model of a directory as a class of transformers, without adapters; see :func:`load_directory`."""
     from transformers import AutoConfig
 
     kind = class_named(form.name)

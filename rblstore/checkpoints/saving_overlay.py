@@ -81,11 +81,17 @@ def same_config(one: Path, other: Path, left_out: frozenset[str] = _INCIDENTAL) 
     """
     if (one / "config.json").read_bytes() == (other / "config.json").read_bytes():
         return True
-    left, right = (_config(directory, left_out) for directory in (one, other))
+    left, right = (config_members(directory, left_out) for directory in (one, other))
     return left is not None and left == right
 
 
-def _config(directory: Path, left_out: frozenset[str]) -> dict[str, Any] | None:
+def config_members(directory: Path, left_out: frozenset[str] = _INCIDENTAL) -> dict[str, Any] | None:
+    """The members of a directory's ``config.json``, once transformers has filled its defaults in; None where it cannot.
+
+    Args:
+        directory: Holds ``config.json``.
+        left_out: Members that do not count.
+    """
     from transformers import AutoConfig
 
     try:

@@ -12,12 +12,11 @@ from torch import nn
 
 from rblstore.checkpoints.attaching import AttachSpec, activate, attach_adapters
 from rblstore.checkpoints.ledger import ledger_of
-from rblstore.checkpoints.quiet import quiet
 from rblstore.live.attach import attached
 from rblstore.live.binding import Read, bind
 from rblstore.live.detach import detach
 
-__all__ = ["AttachSpec", "move_body", "recompose", "stored_values"]
+__all__ = ["AttachSpec", "recompose", "stored_values"]
 
 
 def stored_values(model: nn.Module, names: Iterable[str], read: Read) -> Callable[[str], torch.Tensor | None]:
@@ -41,30 +40,6 @@ def stored_values(model: nn.Module, names: Iterable[str], read: Read) -> Callabl
         return restore[0](live_name)
 
     return value
-
-
-def move_body(live: nn.Module, into: nn.Module) -> nn.Module:
-    """Puts a plain model's body into a plain model with another head: the very modules, not copies of them.
-
-    An adapter for another task brings a class with another head. When it goes, the body that was live has to be
-    measured under the head that the target has.
-
-    Args:
-        live: The plain model whose body is kept.
-        into: A plain model of the same checkpoint; its own body is dropped.
-
-    Returns:
-        ``into``.
-    """
-    body, other = (model.base_model for model in (live, into))
-    for name, module in body.named_children():
-        if type(getattr(other, name, None)) is type(module):
-            setattr(other, name, module)
-    for name, parameter in body.named_parameters(recurse=False):
-        setattr(other, name, parameter)
-    with quiet():
-        into.tie_weights()
-    return into
 
 
 def recompose(

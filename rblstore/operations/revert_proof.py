@@ -195,7 +195,8 @@ class RevertProof:
         from rblstore.checkpoints.plain_view import plain_model
         from rblstore.divergence.alignment import aligned
         from rblstore.live.overlaying import put_stored_values
-        from rblstore.live.recompose import AttachSpec, move_body, recompose, stored_values
+        from rblstore.live.recompose import AttachSpec, recompose, stored_values
+        from rblstore.live.shells import share_modules
         from rblstore.operations.tensor_reading import tensor_reader
 
         head, target, tensors = change.head, change.target, change.tensors
@@ -217,7 +218,7 @@ class RevertProof:
             live = recompose(model, [], keep=(), restore=restore, rewrite=rewrite)
             fresh = load_composition(self._store, target, self._progress)
             stored = stored_values(fresh, tensors, read)
-            plain = move_body(live, recompose(fresh, [], keep=(), restore=stored))
+            plain = share_modules(live, recompose(fresh, [], keep=(), restore=stored))
             return aligned(recompose(plain, specs, keep=(), restore=stored))
 
 

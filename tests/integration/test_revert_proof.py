@@ -13,6 +13,7 @@ from tiny_checkpoints import checked_out, digests
 
 import rblstore
 from rblstore.live import recompose as recomposing
+from rblstore.live import shells
 
 if TYPE_CHECKING:
     from conftest import Story
@@ -324,14 +325,14 @@ class TestOtherHeads:
             repo.commit("sentiment", behaviors={"sentiment": adapter})
             assert type(repo.load().get_base_model()).__name__ == "BertForSequenceClassification"
             repo.add_probe("two", PROMPTS)
-            move = recomposing.move_body
+            move = shells.share_modules
 
             def leaving_body(live: Any, into: Any) -> Any:
                 next(live.parameters()).data.mul_(1.01)
                 return move(live, into)
 
             with monkeypatch.context() as patched:
-                patched.setattr(recomposing, "move_body", leaving_body)
+                patched.setattr(shells, "share_modules", leaving_body)
                 with pytest.raises(rblstore.DivergedError):
                     repo.revert(behavior="sentiment")
             result = repo.revert(behavior="sentiment")
