@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from rblstore.live.guard import IdentityGuard, OnMutation
+    from rblstore.operations.live_model import LiveForm, LiveModel
     from rblstore.operations.progress import Progress
 
 
@@ -20,6 +21,10 @@ class Models:
     """
 
     _store: Store
+
+    if TYPE_CHECKING:
+
+        def author(self, author: str | None = None) -> str: ...
 
     def tensor(self, revision: str, name: str) -> torch.Tensor:
         """One tensor of a commit's checkpoint, overlays laid on and adapters not; its digest is verified."""
@@ -42,6 +47,45 @@ class Models:
 
         return load(self._store, revision, progress=progress, **options)
 
+    def attach(
+        self,
+        model: Any,
+        revision: str = "HEAD",
+        *,
+        form: LiveForm | None = None,
+        cache_bytes: int | None = None,
+        probe: str | None = None,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> LiveModel:
+        """Binds a model in memory to a commit: from then on behaviors are attached, detached and switched on it exactly.
+
+        Args:
+            model: The commit's model, its behaviors attached by :meth:`load` or by peft, or merged; or what lies
+                beneath them, which they are then put on. Any ``torch.nn.Module`` whose names match.
+            revision: Which commit.
+            form: ``adapters`` or ``merged``; None for the form that the model has.
+            cache_bytes: Memory for tensors that behaviors touch, and for adapters that were taken off; None for 512 MiB.
+            probe: Name or id of the probe that attaching and verifying measure.
+            author: Who is named in what is recorded.
+            progress: Is told bytes read.
+
+        Raises:
+            ConflictError: The model is not the commit's, which every tensor is compared for; or it cannot be bound.
+        """
+        from rblstore.operations.live_model import CACHE_BYTES, attach_model
+
+        return attach_model(
+            self._store,
+            model,
+            revision,
+            form=form,
+            cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
+            probe=probe,
+            author=self.author(author),
+            progress=progress,
+        )
+
     def guard(
         self,
         model: Any,
@@ -56,8 +100,8 @@ class Models:
     ) -> IdentityGuard:
         """Watches a live model's tensors that belong to a commit's identity, and says when training writes into them.
 
-        A context manager: ``step()`` once a step of training, ``check()`` whenever you like; the end of the block checks
-        in full.
+        A context manager: ``step()`` once a step of training, ``check()`` whenever you like; the end of its block
+        checks in full.
 
         Args:
             model: A transformers model, a PEFT model around one, or any module whose names match.

@@ -1,0 +1,385 @@
+"""``attach``: a model in memory bound to a commit, and what can be done to it from then on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from typing_extensions import Self
+
+from rblstore.errors import ConflictError, LockedError, UsageError
+from rblstore.objects.history_records import Composition, Slot
+from rblstore.objects.ids import CommitId
+from rblstore.operations.live_compositions import (
+    check_target,
+    check_weight,
+    composition_at,
+    slot_of,
+    with_slot,
+    without_slot,
+)
+from rblstore.operations.progress import Progress
+from rblstore.repository import Store
+
+if TYPE_CHECKING:
+    from rblstore.live.residue import Finding
+    from rblstore.operations.live_switch import LiveState
+    from rblstore.operations.live_values import LiveValues
+
+LiveForm = Literal["adapters", "merged"]
+CACHE_BYTES = 512 << 20
+
+
+class LiveBusyError(LockedError):
+    """Another thread is changing the live model."""
+
+    code: ClassVar[str] = "live_busy"
+
+
+class LiveClosedError(UsageError):
+    """The live model was closed."""
+
+    code: ClassVar[str] = "live_closed"
+
+
+class LiveTrainingError(ConflictError):
+    """The model is in training mode."""
+
+    code: ClassVar[str] = "model_trains"
+
+
+class LiveModel:
+    """A model in memory that is the composition of a commit; made by :meth:`rblstore.Repository.attach`.
+
+    The model's own parameters stay the objects that they are and where they are: what changes is written into them.
+    Every change is made as a whole or not at all, and by one thread at a time. A context manager: leaving it forgets
+    caches and leaves the model as it then is.
+
+    Attributes:
+        store: The repository's kernel.
+        author: Who is named in what is recorded.
+        probe: Name or id of the probe that attaching and verifying measure; None for the repository's default.
+        progress: Is told bytes read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        state: LiveState,
+        commit: CommitId,
+        *,
+        author: str,
+        probe: str | None,
+        progress: Progress | None,
+    ) -> None:
+        self.store = store
+        self.author = author
+        self.probe = probe
+        self.progress = progress
+        self._state = state
+        self._commit = commit
+        self._named = state.composition
+        self._lock = threading.RLock()
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.behaviors) or "no behaviors"
+        return f"LiveModel({type(self._state.plain).__name__}, {names}, {self.form})"
+
+    @property
+    def model(self) -> Any:
+        """What to call: the model, or peft's model around it where behaviors are held apart; changes with them."""
+        return self._state.model
+
+    @property
+    def plain(self) -> Any:
+        """The model itself, which adapters or nothing lie around; another object only where a commit has another head."""
+        return self._state.plain
+
+    @property
+    def commit(self) -> CommitId | None:
+        """The commit whose composition the model is; None where behaviors were attached or detached since."""
+        return self._commit if self._state.composition == self._named else None
+
+    @property
+    def bound_to(self) -> CommitId:
+        """The commit that the model was attached or switched to last, whatever was changed since."""
+        return self._commit
+
+    @property
+    def composition(self) -> Composition:
+        """What the model is made of now."""
+        return self._state.composition
+
+    @property
+    def form(self) -> LiveForm:
+        """``adapters`` where behaviors are held apart, ``merged`` where they are summed into the weights."""
+        return self._state.form
+
+    @property
+    def behaviors(self) -> tuple[str, ...]:
+        """Names of the behaviors on the model, in order."""
+        return tuple(slot.name for slot in self._state.composition.slots)
+
+    @property
+    def values(self) -> LiveValues:
+        """Which value each of the model's own tensors has to hold."""
+        return self._state.values
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    def attach(
+        self,
+        name: str,
+        revision: str | None = None,
+        weight: float | None = None,
+        *,
+        allow_no_effect: bool = False,
+        discard: bool = False,
+    ) -> None:
+        """Puts a behavior on, or one in the place of that of its name.
+
+        Args:
+            name: Its name in the commit.
+            revision: The commit that has it; None for the one that the model is bound to, else HEAD.
+            weight: What its update is multiplied by; None for the commit's weight.
+            allow_no_effect: Whether it may change no output on the probe.
+            discard: Whether adapters' tensors that were changed in memory may be lost.
+
+        Raises:
+            NoSuchBehaviorError: The commit has none of that name.
+            AlreadyAttachedError: It is there, with that weight.
+            ConflictError: It does not stand on what the model is, or peft cannot attach it beside the others.
+            NoEffectError: It changes no output.
+        """
+        weight = check_weight(weight)
+        with self.changing() as state:
+            source, found = self._find(name, revision)
+            slot = Slot(found.name, found.behavior, found.weight if weight is None else weight)
+            target = with_slot(state.composition, source, slot)
+            check_target(self.store, target, state.composition)
+            proof = None if allow_no_effect else self._effect_of(name)
+            state.become(target, state.form, discard=discard, proof=proof)
+
+    def detach(self, name: str, *, discard: bool = False) -> None:
+        """Takes a behavior off.
+
+        Args:
+            name: Its name.
+            discard: Whether adapters' tensors that were changed in memory may be lost.
+
+        Raises:
+            NotAttachedError: It is not on the model.
+            StandsOnError: Another one stands on what it wrote.
+        """
+        with self.changing() as state:
+            target = without_slot(state.composition, name)
+            check_target(self.store, target, state.composition)
+            state.become(target, state.form, discard=discard)
+
+    def switch(self, revision: str, *, form: LiveForm | None = None, discard: bool = False) -> None:
+        """Makes the model the composition of another commit; only tensors that differ are written.
+
+        Args:
+            revision: The commit.
+            form: Of the behaviors afterwards; None keeps it.
+            discard: Whether adapters' tensors that were changed in memory may be lost.
+
+        Raises:
+            UnknownRevisionError: No commit of that name.
+            ConflictError: The commit's model is another one, or cannot be composed.
+            CorruptError: Stored bytes are damaged; the model is as before.
+        """
+        with self.changing(mending=True) as state:
+            commit, target = composition_at(self.store, revision)
+            form = state.form if form is None else check_form(form)
+            if (target, form) != (state.composition, state.form) or state.broken:
+                check_target(self.store, target, state.composition)
+                state.become(target, form, discard=discard)
+            self._commit, self._named = commit, target
+
+    def merge(self, *, discard: bool = False) -> None:
+        """Sums the behaviors into the weights, to the very bits of a merged checkout; nothing lies around the model.
+
+        Raises:
+            CannotMergeError: A behavior changes no weights.
+        """
+        with self.changing() as state:
+            if state.form != "merged":
+                state.become(state.composition, "merged", discard=discard)
+
+    def unmerge(self) -> None:
+        """Puts the stored weights back and holds the behaviors apart again.
+
+        Raises:
+            CorruptError: Stored bytes are damaged; the model is as before.
+        """
+        with self.changing() as state:
+            if state.form != "adapters":
+                state.become(state.composition, "adapters")
+
+    def verify(self, probe: str | None = None, tolerance: float = 1e-6) -> Any:
+        """Measures the model against its composition's baseline; see ``rblstore.operations.live_proof.verify_live``."""
+        from rblstore.operations.live_proof import verify_live
+
+        with self.using():
+            return verify_live(self, probe=probe, tolerance=tolerance)
+
+    def revert(self, target: str, **options: Any) -> Any:
+        """Takes a behavior, or what a commit added, out and proves it: ``rblstore.operations.live_proof.revert_live``."""
+        from rblstore.operations.live_proof import revert_live
+
+        with self.changing():
+            return revert_live(self, target, **options)
+
+    def residue(self) -> list[Finding]:
+        """What is on the model that neither it nor its composition brought; one finding a thing, none where clean."""
+        with self.using() as state:
+            return state.residue()
+
+    def close(self) -> None:
+        """Forgets caches and the binding; the model stays as it is and may be bound again."""
+        with self._held():
+            if not self._closed:
+                self._closed = True
+                self._state.close()
+
+    @contextmanager
+    def using(self) -> Iterator[LiveState]:
+        """Holds the live model for this thread, to read it.
+
+        Raises:
+            LiveBusyError: Another thread holds it.
+            LiveClosedError: It was closed.
+            LiveBrokenError: A change failed half way.
+        """
+        with self._held():
+            self._check(mending=False)
+            yield self._state
+
+    @contextmanager
+    def changing(self, *, mending: bool = False) -> Iterator[LiveState]:
+        """Holds the live model for this thread, to change it.
+
+        Args:
+            mending: Whether the change makes a broken one whole.
+
+        Raises:
+            LiveBusyError: Another thread holds it.
+            LiveClosedError: It was closed.
+            LiveBrokenError: A change failed half way, and this one does not mend it.
+            LiveTrainingError: The model is in training mode.
+        """
+        with self._held():
+            self._check(mending=mending)
+            if self._state.plain.training or self._state.model.training:
+                raise LiveTrainingError(
+                    "the model is in training mode",
+                    object=type(self._state.plain).__name__,
+                    hint="Call live.model.eval() first, between steps.",
+                )
+            yield self._state
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            raise LiveBusyError(
+                "another thread is using the live model", hint="Wait for it, or use a lock of your own."
+            )
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _check(self, *, mending: bool) -> None:
+        if self._closed:
+            raise LiveClosedError(
+                "the live model was closed", hint="Bind the model again: repo.attach(model, revision)"
+            )
+        if self._state.broken and not mending:
+            from rblstore.operations.live_values import LiveBrokenError
+
+            raise LiveBrokenError(
+                "a change failed half way, and what was before could not be put back",
+                hint="Switch to a commit that can be read, or load the model anew.",
+            )
+
+    def _find(self, name: str, revision: str | None) -> tuple[Composition, Slot]:
+        if revision is not None:
+            source = composition_at(self.store, revision)[1]
+            return source, slot_of(source, name, revision)
+        if (slot := self._named.slot(name)) is not None:
+            return self._named, slot
+        source = composition_at(self.store, "HEAD")[1]
+        return source, slot_of(source, name, "HEAD")
+
+    def _effect_of(self, name: str) -> Any:
+        """What shows, once it is on the model, that a behavior changes its outputs."""
+        return None
+
+
+def check_form(form: str) -> LiveForm:
+    """The form, where it is one.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if form == "adapters":
+        return "adapters"
+    if form == "merged":
+        return "merged"
+    raise UsageError(f"{form!r:.40} is no form of a live model", hint="adapters or merged")
+
+
+def attach_model(
+    store: Store,
+    model: Any,
+    revision: str = "HEAD",
+    *,
+    form: LiveForm | None = None,
+    cache_bytes: int = CACHE_BYTES,
+    probe: str | None = None,
+    author: str = "unknown",
+    progress: Progress | None = None,
+) -> LiveModel:
+    """Binds a model in memory to a commit.
+
+    Args:
+        store: The repository.
+        model: The commit's model: with its behaviors attached by rblstore's load or by peft, or merged; or what lies
+            beneath them, which they are then put on.
+        revision: The commit.
+        form: ``adapters`` or ``merged``; None for what the model has, ``adapters`` where behaviors are put on.
+        cache_bytes: Memory for tensors that behaviors touch and for adapters that were taken off.
+        probe: Name or id of the probe that attaching and verifying measure.
+        author: Who is named in what is recorded.
+        progress: Is told bytes read.
+
+    Raises:
+        ConflictError: The model is not the commit's: says what differs.
+        UnbindableError: Quantized, sharded, offloaded or without values (meta).
+        UnknownRevisionError: No commit of that name.
+    """
+    from rblstore.operations.live_binding import bind_model
+
+    wanted = None if form is None else check_form(form)
+    commit, composition = composition_at(store, revision)
+    check_target(store, composition)
+    state = bind_model(store, model, composition, form=wanted, cache_bytes=cache_bytes, progress=progress)
+    live = LiveModel(store, state, commit, author=author, probe=probe, progress=progress)
+    state.register(live)
+    return live
