@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from rblstore.repository import Store
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from rblstore.live.guard import IdentityGuard, OnMutation
     from rblstore.operations.live_model import LiveForm, LiveModel
     from rblstore.operations.progress import Progress
+    from rblstore.operations.training import TrainingRun
+    from rblstore.operations.training_facts import OnBusy
 
 
 class Models:
@@ -129,3 +132,84 @@ class Models:
             threads=threads,
             compare=compare,
         )
+
+    def training(
+        self,
+        model: Any,
+        behavior: str,
+        *,
+        every: int = 100,
+        branch: str | None = None,
+        probe: str | None = None,
+        verify_at_end: bool = False,
+        guard: bool | Literal["record"] = True,
+        guard_every: int = 10,
+        on_busy: OnBusy = "block",
+        message: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        dataset: str | None = None,
+        dataset_license: str | None = None,
+        license: str | None = None,
+        author: str | None = None,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        save_state: bool = False,
+        seed: int | None = None,
+        resume: str | None = None,
+    ) -> TrainingRun:
+        """A training run that commits a behavior from memory: every N steps, whenever you like, and at the end.
+
+        A context manager: ``run.step(loss=...)`` once a step. A commit keeps the loop waiting for a copy of what is
+        trained; everything else happens in a thread behind it. See ``docs/training.md``.
+
+        Args:
+            model: A ``PeftModel``, whose adapter of that name (or only one) is committed; or a model that is trained itself,
+                which is committed as an overlay.
+            behavior: The slot's name.
+            every: Commit at every N-th step.
+            branch: Where to commit; None for HEAD's branch as it is when the run starts.
+            probe: For ``verify_at_end``; None for the default one.
+            verify_at_end: Whether to measure the last commit and verify it.
+            guard: Whether to watch the tensors that are not trained: True raises, ``record`` keeps what it finds.
+            guard_every: Watch at every N-th step.
+            on_busy: Where a snapshot is waiting already: ``block`` until it is being written, or ``skip`` this one.
+            message: What messages begin with; None for the behavior's name.
+            meta: Said about every behavior that is committed, by key.
+            dataset: What it is trained on.
+            dataset_license: The dataset's licence.
+            license: The behavior's own licence.
+            author: Who trains.
+            optimizer: For the learning rate, and for ``save_state``.
+            scheduler: For ``save_state``.
+            save_state: Whether each commit carries the state of optimizer, scheduler and random generators.
+            seed: Recorded; seeding is up to you.
+            resume: A commit whose behavior, and state where it has one, is loaded before the first step.
+
+        Raises:
+            UsageError: A setting is out of range.
+        """
+        from rblstore.operations.training import TrainingRun
+        from rblstore.operations.training_facts import TrainingOptions
+
+        options = TrainingOptions(
+            behavior,
+            self.author(author),
+            every=every,
+            branch=branch,
+            probe=probe,
+            verify_at_end=verify_at_end,
+            guard=guard,
+            guard_every=guard_every,
+            on_busy=on_busy,
+            message=message,
+            meta=dict(meta or {}),
+            dataset=dataset,
+            dataset_license=dataset_license,
+            license=license,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            save_state=save_state,
+            seed=seed,
+            resume=resume,
+        )
+        return TrainingRun(self._store, model, options)

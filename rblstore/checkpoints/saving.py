@@ -74,7 +74,16 @@ def _embeddings_saved(model: Any, name: str) -> bool | str:
     return not isinstance(targets, str) and any(target in EMBEDDING_LAYER_NAMES for target in targets)
 
 
-def _chosen(model: Any, adapter_name: str | None) -> str:
+def adapter_chosen(model: Any, adapter_name: str | None) -> str:
+    """The name that an adapter has in a live PEFT model.
+
+    Args:
+        model: A ``PeftModel``.
+        adapter_name: A slot's or an adapter's name; None where the model has only one.
+
+    Raises:
+        UnsavableError: There is no such adapter, or more than one.
+    """
     names = list(model.peft_config)
     if adapter_name is None and len(names) == 1:
         return str(names[0])
@@ -86,6 +95,28 @@ def _chosen(model: Any, adapter_name: str | None) -> str:
             object=adapter_name,
         )
     return str(matching[0])
+
+
+def adapter_tensors(model: Any, name: str) -> dict[str, torch.Tensor]:
+    """The tensors that :func:`save_adapter` writes, by their names there; not copied as far as PEFT does not.
+
+    Args:
+        model: A ``PeftModel``.
+        name: The adapter's name in the model.
+
+    Raises:
+        UnsavableError: PEFT cannot save it.
+    """
+    from peft import get_peft_model_state_dict
+
+    try:
+        with quiet():
+            found: dict[str, torch.Tensor] = get_peft_model_state_dict(
+                model, adapter_name=name, save_embedding_layers=_embeddings_saved(model, name)
+            )
+    except LIBRARY_ERRORS as error:
+        raise UnsavableError(f"PEFT cannot save the adapter {name!r}: {error}", object=name) from error
+    return found
 
 
 def save_adapter(model: Any, directory: Path, adapter_name: str | None = None) -> None:
@@ -110,7 +141,7 @@ def save_adapter(model: Any, directory: Path, adapter_name: str | None = None) -
             object=type(model).__name__,
             hint="Pass the PeftModel that peft.get_peft_model or rblstore's load returned.",
         )
-    name = _chosen(model, adapter_name)
+    name = adapter_chosen(model, adapter_name)
     directory.mkdir(parents=True, exist_ok=True)
     settings = model.peft_config[name]
     base = settings.base_model_name_or_path
@@ -303,7 +334,7 @@ def keep_stored_form(directory: Path, stored: Path) -> None:
         shutil.copyfile(stored / WEIGHTS, directory / WEIGHTS)
     elif any(kept[name].dtype != now[name].dtype for name in now):
         _write_weights(kept, directory)
-    if _meaning(json.loads((directory / CONFIG).read_text())) == _meaning(old_config):
+    if config_meaning(json.loads((directory / CONFIG).read_text())) == config_meaning(old_config):
         shutil.copyfile(stored / CONFIG, directory / CONFIG)
 
 
@@ -315,7 +346,7 @@ def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     )
 
 
-def _meaning(config: dict[str, Any]) -> dict[str, Any]:
+def config_meaning(config: dict[str, Any]) -> dict[str, Any]:
     """A config as PEFT reads it: defaults filled in, lists that are sets without order, incidental members left out."""
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
