@@ -1,9 +1,9 @@
 """Fingerprints of live tensors, to notice that they changed; never their identity, which is SHA-256.
 
 Tensors in main memory are hashed where they lie (XXH3-128, at memory speed). Tensors on an accelerator are summed
-there, so that they need not be copied: 32-bit words times odd pseudo-random 64-bit weights, modulo 2^64. That is weaker:
-it notices every change of a single word, and of several all but about one in 2^32, but not somebody who sets out to
-deceive it. Both kinds can be taken of a tensor on any device, and are the same everywhere.
+there, so that they need not be copied: 32-bit words times odd pseudo-random 64-bit weights, modulo 2^64. That is
+weaker: it notices every change of a single word, and of several all but about one in 2^32, but not somebody who sets
+out to deceive it. Both kinds can be taken of a tensor on any device, and are the same everywhere.
 """
 
 from __future__ import annotations

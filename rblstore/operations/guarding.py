@@ -40,8 +40,11 @@ def guard_model(
         store: The repository.
         model: A transformers model, a PEFT model around one, or any module whose names match.
         revision: Which commit; None to watch every tensor of the plain model, whatever is stored.
-        every: As for :class:`rblstore.live.guard.IdentityGuard`, as are ``sample``, ``on_mutation``, ``background`` and
-            ``threads``.
+        every: As for :class:`rblstore.live.guard.IdentityGuard`, and so on.
+        sample: Bytes that a check reads.
+        on_mutation: What to do.
+        background: Whether threads read.
+        threads: How many.
         compare: Whether to compare the tensors with the stored ones first. Those that an attached adapter has replaced
             are watched, but not compared.
 
