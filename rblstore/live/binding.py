@@ -22,15 +22,11 @@ from rblstore.checkpoints.quiet import quiet
 from rblstore.checkpoints.saving import live_tensor_digest
 from rblstore.errors import ConflictError, NotFoundError
 from rblstore.objects.content_records import Ground
+from rblstore.objects.dtypes import TORCH_NAMES
 
 Read = Callable[[str], torch.Tensor | None]
 
-DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
-    "I64": "int64", "U64": "uint64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
-    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
-}  # fmt: skip
+DTYPES = TORCH_NAMES
 
 
 class UnmappedTensorError(ConflictError):

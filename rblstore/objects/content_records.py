@@ -155,7 +155,12 @@ class FileEntry:
         return entry
 
 
-def _read_files(fields: Fields, minimum: int) -> tuple[FileEntry, ...]:
+def read_files(fields: Fields, minimum: int) -> tuple[FileEntry, ...]:
+    """The member ``files`` of a record: sorted by path, and no two paths in one another's way.
+
+    Raises:
+        InputError: It breaks a rule.
+    """
     files = fields.items("files", FileEntry.read, minimum=minimum)
     require_sorted([entry.path for entry in files], "file list")
     check_paths(entry.path for entry in files)
@@ -197,7 +202,7 @@ class Identity(Record):
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Identity:
-        return cls(_read_files(fields, 1), fields.id("tensor_root", ContentId))
+        return cls(read_files(fields, 1), fields.id("tensor_root", ContentId))
 
 
 @dataclass(frozen=True)
@@ -337,7 +342,7 @@ class Behavior(Record):
     def from_fields(cls, fields: Fields) -> Behavior:
         behavior = cls(
             cast("Form", fields.choice("form", ("adapter", "overlay"))),
-            _read_files(fields, 0),
+            read_files(fields, 0),
             fields.items("effects", Effect.read),
             fields.items("ground", Ground.read),
         )

@@ -15,6 +15,14 @@ BITS = MappingProxyType({
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 })  # fmt: skip
 
+# What torch calls those that it has.
+TORCH_NAMES = MappingProxyType({
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "U16": "uint16", "I32": "int32", "U32": "uint32",
+    "I64": "int64", "U64": "uint64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz", "F8_E8M0": "float8_e8m0fnu",
+    "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64", "C64": "complex64",
+})  # fmt: skip
+
 
 def span_bytes(dtype: str, shape: Sequence[int]) -> int:
     """Bytes that a tensor of this element type and shape takes, row-major and packed.

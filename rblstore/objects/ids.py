@@ -120,6 +120,12 @@ class VerificationId(RecordId):
     __slots__ = ()
 
 
+class TrainingStateId(RecordId):
+    """The state of an optimizer, a scheduler and random generators at a commit."""
+
+    __slots__ = ()
+
+
 def is_full_id(text: str) -> bool:
     """Whether the text is a whole object id."""
     return _FULL.fullmatch(text) is not None

@@ -15,10 +15,11 @@ _MODULES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
     "content_records": ("file-manifest", "identity", "behavior"),
     "history_records": ("composition", "commit", "tag", "operation"),
     "evidence_records": ("statement", "probe", "baseline", "verification"),
+    "training_records": ("training-state",),
 })  # fmt: skip
 
 KINDS: Final = frozenset(kind for kinds in _MODULES.values() for kind in kinds)
-RESERVED: Final = frozenset({"study", "tombstone", "signature", "training-state"})
+RESERVED: Final = frozenset({"study", "tombstone", "signature"})
 
 
 def record_class(kind: str) -> type[Record]:
@@ -32,6 +33,10 @@ def record_class(kind: str) -> type[Record]:
         from rblstore.objects.history_records import Commit, Composition, Operation, Tag
 
         classes = (Composition, Commit, Tag, Operation)
+    elif kind in _MODULES["training_records"]:
+        from rblstore.objects.training_records import TrainingState
+
+        classes = (TrainingState,)
     else:
         from rblstore.objects.evidence_records import Baseline, Probe, Statement, Verification
 

@@ -9,11 +9,12 @@ from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, 
 from rblstore.objects.evidence_records import Baseline, Statement, Verification
 from rblstore.objects.history_records import Commit, Composition, Tag
 from rblstore.objects.record import Record
+from rblstore.objects.training_records import TrainingState
 
 
 def files_of(record: Record) -> tuple[FileEntry, ...]:
-    """The files of an identity or behavior; none of anything else."""
-    return record.files if isinstance(record, (Identity, Behavior)) else ()
+    """The files of an identity, a behavior or a training state; none of anything else."""
+    return record.files if isinstance(record, (Identity, Behavior, TrainingState)) else ()
 
 
 def references(record: Record) -> Iterator[tuple[str, Literal["record", "content"]]]:
@@ -47,3 +48,5 @@ def references(record: Record) -> Iterator[tuple[str, Literal["record", "content
         for optional in (record.commit, record.adapted):
             if optional is not None:
                 yield optional, "record"
+    elif isinstance(record, TrainingState):
+        yield record.commit, "record"

@@ -1,4 +1,4 @@
-"""Who needs which contents: what refs reach, and what the records of each identity, behavior and baseline name.
+"""Who needs which contents: what refs reach, and what the records of identities, behaviors and evidence name.
 
 Made for counting over a whole history: a record of many tensors takes a fraction of a millisecond here and ten to
 parse. Every record's digest is checked, and all but the ids in it is left unread; records are in canonical form, in
@@ -25,7 +25,8 @@ from rblstore.storage.pack_bases import bases_of
 # How many identities, behaviors or baselines are held at once.
 _AT_ONCE: Final = 100
 _BASELINE: Final = f"rblstore/baseline/{VERSION}\n"
-_FILES: Final = tuple(f"rblstore/{kind}/{VERSION}\n" for kind in ("identity", "behavior"))
+_FILES: Final = tuple(f"rblstore/{kind}/{VERSION}\n" for kind in ("identity", "behavior", "training-state"))
+_CONTENT_ONLY: Final = _FILES[:2]
 _MANIFEST: Final = f"rblstore/file-manifest/{VERSION}\n"
 _CONTENT = re.compile(r'\{"content":"([0-9a-f]{64})","(?:dtype|id)":')
 _HEADER = re.compile(r'\{"header":"([0-9a-f]{64})","tensors":')
@@ -43,12 +44,14 @@ class Reach:
         commits: All of them, newest first.
         compositions: What each commit composes.
         baselines: The baselines of each composition that has some.
+        states: The training states of each commit that has some.
     """
 
     refs: Mapping[str, CommitId]
     commits: tuple[CommitRow, ...]
     compositions: Mapping[CompositionId, Composition]
     baselines: Mapping[CompositionId, tuple[RecordId, ...]]
+    states: Mapping[CommitId, tuple[RecordId, ...]]
 
     def parts(self, composition: CompositionId) -> tuple[RecordId, ...]:
         """The identity and behaviors of a composition, and its baselines."""
@@ -83,13 +86,15 @@ def reach(store: Store, *more: CommitId) -> Reach:
                 f"composition {missing.short} is not in the catalog", object=missing, hint="Run: rbl reindex"
             )
         evidence = reader.evidence_for(composed, "baseline")
+        trained = reader.evidence_for({*(row.id for row in commits), *more}, "training-state")
     baselines = {CompositionId(subject): tuple(found) for subject, found in evidence.items() if found}
-    return Reach(refs, commits, compositions, baselines)
+    states = {CommitId(subject): tuple(found) for subject, found in trained.items() if found}
+    return Reach(refs, commits, compositions, baselines, states)
 
 
 @dataclass(frozen=True)
 class Part:
-    """An identity, a behavior or a baseline.
+    """An identity, a behavior, a baseline or a training state.
 
     Attributes:
         id: The record's.
@@ -103,7 +108,7 @@ class Part:
 
 
 def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
-    """Reads what identities, behaviors and baselines name; a few at a time.
+    """Reads what identities, behaviors, baselines and training states name; a few at a time.
 
     Raises:
         CorruptError: A record is missing or damaged.
@@ -111,7 +116,7 @@ def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
     for batch in batches(dict.fromkeys(wanted), _AT_ONCE):
         files: dict[RecordId, list[tuple[str, str, str]]] = {}
         named: dict[RecordId, list[str]] = {}
-        for record_id, text in _record_texts(store, batch, ("identity", "behavior", "baseline")):
+        for record_id, text in _record_texts(store, batch, ("identity", "behavior", "baseline", "training-state")):
             measured = text.startswith(_BASELINE)  # it names contents, where the others name files
             files[record_id] = [] if measured else _FILE.findall(text)
             named[record_id] = _CONTENT.findall(text) if measured else []
@@ -133,7 +138,7 @@ def names_in(text: str) -> tuple[list[str], list[str]] | None:
     """
     if text.startswith(_MANIFEST):
         return [], [*_HEADER.findall(text), *_CONTENT.findall(text)]
-    if not text.startswith(_FILES):
+    if not text.startswith(_CONTENT_ONLY):
         return None
     files = _FILE.findall(text)
     return (

@@ -92,6 +92,7 @@ class CommitUsage(Result):
         behaviors: By slot, in order.
         total: The commit: all of them, and contents that several have count once.
         baselines: The recorded outputs of its composition.
+        states: Its training states.
         added: Contents of its composition that no parent's has.
     """
 
@@ -102,6 +103,7 @@ class CommitUsage(Result):
     behaviors: tuple[PartUsage, ...]
     total: PartUsage
     baselines: Amount
+    states: Amount
     added: Amount
 
 
@@ -209,7 +211,8 @@ def commit_usage(store: Store, revision: str) -> CommitUsage:
     history = reach(store, commit, *row.parents)
     composition = history.compositions[row.composition]
     model = parts_of(composition)
-    parts = history.parts(row.composition)
+    states = history.states.get(commit, ())
+    parts = (*history.parts(row.composition), *states)
     # Two bits for each part of this commit, one for naming a content and one for needing it, and three for the rest.
     names = {part: 1 << 2 * at for at, part in enumerate(parts)}
     other, elsewhere, parent = (1 << 2 * len(parts) + at for at in range(3))
@@ -217,6 +220,9 @@ def commit_usage(store: Store, revision: str) -> CommitUsage:
     for composed, here in {(found.composition, found.id == commit) for found in history.commits}:
         for part in history.parts(composed):
             marks[part] = marks.get(part, other) | (0 if here else elsewhere)
+    for trained, others in history.states.items():
+        if trained != commit:
+            marks.update(dict.fromkeys(others, other | elsewhere))
     for composed in above:
         for part in parts_of(history.compositions[composed]):
             marks[part] = marks.get(part, 0) | parent
@@ -251,7 +257,8 @@ def commit_usage(store: Store, revision: str) -> CommitUsage:
         part_usage(None, composition.identity),
         tuple(part_usage(slot.name, slot.behavior) for slot in composition.slots),
         usage(None, row.composition, model, elsewhere),
-        tally(set(parts) - set(model)).amount(),
+        tally(set(parts) - set(model) - set(states)).amount(),
+        tally(states).amount(),
         tally(model, parent).amount(),
     )
 
@@ -326,18 +333,19 @@ def repository_usage(store: Store) -> RepositoryUsage:
 
 
 def _marks(history: Reach, refs: list[str]) -> dict[RecordId, int]:
-    """For each identity, behavior and baseline the refs that reach it, as bits."""
+    """For each identity, behavior, baseline and training state the refs that reach it, as bits."""
     reached: dict[CommitId, int] = {}
     for at, name in enumerate(refs):
         commit = history.refs[name]
         reached[commit] = reached.get(commit, 0) | 1 << at
     composed: dict[CompositionId, int] = {}
+    marks: dict[RecordId, int] = {}
     for row in history.commits:  # children come before their parents
         mark = reached.pop(row.id)
         composed[row.composition] = composed.get(row.composition, 0) | mark
         for parent in row.parents:
             reached[parent] = reached.get(parent, 0) | mark
-    marks: dict[RecordId, int] = {}
+        marks.update(dict.fromkeys(history.states.get(row.id, ()), mark))
     for composition, mark in composed.items():
         for part in history.parts(composition):
             marks[part] = marks.get(part, 0) | mark

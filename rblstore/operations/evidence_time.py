@@ -8,13 +8,16 @@ from typing import Final
 
 from rblstore.objects.evidence_records import Baseline, Statement, Verification
 from rblstore.objects.ids import RecordId
+from rblstore.objects.training_records import TrainingState
 from rblstore.repository import Store, utc_now
 
 _OURS: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 _TICK: Final = timedelta(milliseconds=1)
 
 
-def evidence_time(store: Store, subject: RecordId, kind: type[Statement | Baseline | Verification]) -> str:
+def evidence_time(
+    store: Store, subject: RecordId, kind: type[Statement | Baseline | Verification | TrainingState]
+) -> str:
     """Now; or, where evidence of this kind about the subject is dated later than that, just after the last of it.
 
     Evidence has no other order that outlives its catalog: a correction made after the clock was set back would else

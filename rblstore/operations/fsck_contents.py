@@ -81,7 +81,7 @@ class ContentCheck:
     def _files(self) -> list[_File]:
         """Every file once, whoever names it."""
         files: dict[tuple[str, int, str | None], _File] = {}
-        for record_id, record in self._records.of_kinds(Identity.KIND, Behavior.KIND):
+        for record_id, record in self._records.of_kinds(Identity.KIND, Behavior.KIND, "training-state"):
             for entry in files_of(record):
                 files.setdefault((entry.sha256, entry.size, entry.manifest), _File(record_id, entry))
         return list(files.values())

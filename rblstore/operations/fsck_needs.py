@@ -12,14 +12,14 @@ from rblstore.objects.content_records import Behavior, FileManifest, Identity
 from rblstore.objects.history_records import Commit
 from rblstore.objects.ids import ContentId, PackId, RecordId
 from rblstore.objects.record import Record
-from rblstore.objects.references import references
+from rblstore.objects.references import files_of, references
 from rblstore.operations.fsck_findings import WHOLE_ELSEWHERE, Findings, FsckDamage
 from rblstore.operations.fsck_records import Records
 
 _NEEDS: Final = 20
 # A lost pack may hold thousands of tensors; what they are part of is worth more words.
 _TENSORS: Final = 5
-_NAMING_CONTENTS: Final = (FileManifest.KIND, Identity.KIND, Behavior.KIND, "baseline")
+_NAMING_CONTENTS: Final = (FileManifest.KIND, Identity.KIND, Behavior.KIND, "baseline", "training-state")
 
 
 def name_needs(found: Findings, records: Records) -> None:
@@ -108,8 +108,8 @@ def described(record_id: RecordId, record: Record, target: str) -> str:
     if isinstance(record, FileManifest):
         names = [entry.name for entry in record.tensors if entry.tensor.content == target]
         return f"tensor {names[0]}" if names else f"header of file {record_id.short}"
-    if isinstance(record, (Identity, Behavior)):
-        paths = [entry.path for entry in record.files if target in (entry.sha256, entry.manifest)]
+    if files := files_of(record):
+        paths = [entry.path for entry in files if target in (entry.sha256, entry.manifest)]
         return f"{record.KIND} {record_id.short}" + (f" ({paths[0]})" if paths else "")
     if isinstance(record, Commit):
         return f"commit {record_id.short} ({record.subject[:60]})"

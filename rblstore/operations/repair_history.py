@@ -11,6 +11,7 @@ from rblstore.objects.evidence_records import Probe, Verification
 from rblstore.objects.history_records import SYMBOLIC, Commit, Tag
 from rblstore.objects.ids import CommitId, RecordId, is_full_id
 from rblstore.objects.record import Record
+from rblstore.objects.training_records import TrainingState
 from rblstore.repository import HEADS, PROBES, TAGS
 
 _UNKNOWN: Final = "what refs were is not known any more"
@@ -21,7 +22,7 @@ class RescuedRecord:
     """A record taken over under another id, since what it points at is lost or was taken over itself.
 
     Attributes:
-        kind: ``commit``, ``tag`` or ``verification``.
+        kind: ``commit``, ``tag``, ``verification`` or ``training-state``.
         before: Its id.
         after: The new record's; None where only quarantine keeps it.
     """
@@ -70,7 +71,7 @@ def _message(message: str, old: RecordId) -> str:
 
 
 class HistoryMender:
-    """Plans what becomes of commits, tags, verifications and refs.
+    """Plans what becomes of commits, tags, verifications, training states and refs.
 
     Args:
         records: Every record that is or will be there.
@@ -131,6 +132,10 @@ class HistoryMender:
                 commit = self._now(record.commit)
                 if commit != record.commit:
                     self._add(record_id, replace(record, commit=None if commit is None else CommitId(commit)))
+            elif isinstance(record, TrainingState):
+                commit = self._now(record.commit)
+                if commit != record.commit:
+                    self._add(record_id, None if commit is None else replace(record, commit=CommitId(commit)))
 
     def mend_refs(
         self,

@@ -56,6 +56,7 @@ from rblstore.objects.ids import (
     RecordId,
 )
 from rblstore.objects.record import Record
+from rblstore.objects.training_records import TrainingState
 from rblstore.storage.refs_log import encode_line
 
 FORMAT = Path(__file__).parents[2] / "docs" / "format.md"
@@ -184,8 +185,19 @@ def example_records() -> tuple[Record, ...]:
         author=AUTHOR,
         time="2026-03-01T12:06:00Z",
     )
+    state = b'{"rblstore_state":1,"tree":["dict","exp_avg",["tensor","exp_avg"],"lr",["float","0.001"]]}'
+    _, state_manifest, moments = safetensors({"exp_avg": ([2], floats(0.125, -0.25))})
+    training_state = TrainingState(
+        commit_id,
+        (entry("state.json", state), entry("state.safetensors", moments, state_manifest)),
+        100,
+        {"python": "3.12.3", "torch": "2.13.0"},
+        AUTHOR,
+        "2026-03-01T12:07:00Z",
+    )
     return (
         MANIFEST, identity, behavior, adapted, commit, tag, operation, statement, probe, baseline, verification,
+        training_state,
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ from rblstore.objects.ids import (
     RecordId,
 )
 from rblstore.objects.record import Record
+from rblstore.objects.training_records import TrainingState
 
 DIGITS = "0123456789abcdef"
 WHOLE_BYTES = sorted(dtype for dtype, bits in BITS.items() if bits % 8 == 0)
@@ -224,6 +225,16 @@ def verifications(draw: st.DrawFn) -> Verification:
     )
 
 
+training_states = st.builds(
+    TrainingState,
+    ids(CommitId),
+    file_lists(1),
+    st.integers(0, 2**53 - 1),
+    environments,
+    texts,
+    times,
+)
+
 RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "file-manifest": file_manifests,
     "identity": identities,
@@ -236,6 +247,7 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "probe": probes(),
     "baseline": baselines,
     "verification": verifications(),
+    "training-state": training_states,
 }
 
 records: st.SearchStrategy[Record] = st.one_of(*RECORDS.values())

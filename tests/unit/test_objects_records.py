@@ -176,6 +176,11 @@ BREACHES: list[tuple[str, Callable[[Any], None], str]] = [
     ("verification", put("kl", "0"), "finite number"),
     ("verification", put("tolerance", None), "finite number"),
     ("verification", put("removed", ["a", 5]), "not text"),
+    ("training-state", put("files", []), "array of 1 or more"),
+    ("training-state", put("files.1.path", "state.json"), "repeated"),
+    ("training-state", put("step", -1), "integer from 0"),
+    ("training-state", put("commit", None), "not an object id"),
+    ("training-state", put("environment", {"torch": 2}), "not text"),
 ]
 
 

@@ -56,6 +56,8 @@ def commit_lines(usage: Any) -> Iterator[str]:
     rows = [("added to its parents" if usage["parents"] else "added", *_amount(usage["added"]))]
     if usage["baselines"]["contents"]:
         rows.append(("baselines", *_amount(usage["baselines"])))
+    if usage["states"]["contents"]:
+        rows.append(("training states", *_amount(usage["states"])))
     yield from _table(("", *_AMOUNT), rows, words=1)
 
 
