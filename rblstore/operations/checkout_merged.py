@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rblstore.checkpoints.checkout_layout import (
     CheckoutFile,
@@ -21,27 +20,17 @@ from rblstore.checkpoints.checkout_layout import (
 )
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
 from rblstore.checkpoints.composed_layout import ComposedCheckpoint
-from rblstore.checkpoints.merging import (
-    CannotMergeError,
-    can_merge_plain,
-    merge_tensor,
-    oriented,
-    plan_plain_merge,
-    read_floats,
-)
 from rblstore.objects.content_records import FileEntry, FileManifest, StoredTensor
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId
 from rblstore.operations.checkout import metered, write_manifest
+from rblstore.operations.merged_tensors import MergePlan, PeftMerge, merged_rows, plan_merge
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import checkout_note, scratch
 from rblstore.operations.stored_models import (
-    ADAPTER_WEIGHTS,
     CONFIG,
     INDEX,
-    Member,
     composed,
-    file_named,
     members,
     source_size,
 )
@@ -86,23 +75,17 @@ def write_merged(
     tensors = beneath.state.tensors
     # Overlays are in the checkpoint already: what is left to merge are the adapters.
     found = [member for member in members(store, composition) if member.config is not None]
-    for member in found:
-        if not member.behavior.effects:
-            raise CannotMergeError(
-                f"{member.name!r} changes no weights, so it cannot be merged into them",
-                object=member.name,
-                hint="Check out the 'adapters' form.",
-            )
+    merging = plan_merge(store, found, tensors)
     with (
         checkout_note(store) as announce,
         DirectoryWriter(target, announce=announce) as writer,
         scratch(store, "merge") as folder,
     ):
         writer.require_space(sum(source_size(file.source) for file in beneath.files))
-        if all(member.config is not None and can_merge_plain(member.config, member.behavior) for member in found):
-            weights = _Weights(_plain(store, found, tensors))
+        if merging.by_peft:
+            weights = _by_peft(store, composition, merging, tensors, folder)
         else:
-            weights = _by_peft(store, composition, found, tensors, folder)
+            weights = _Weights(_plain(store, merging, tensors))
         files = _write_files(store, beneath, weights, writer, progress)
         slots = tuple(CheckoutSlot(slot.name, slot.behavior, slot.weight, None) for slot in composition.slots)
         manifest = CheckoutManifest("merged", commit_id, composition_id, composition.identity, slots, files)
@@ -178,71 +161,33 @@ class _Rows:
         return rows
 
 
-def _plain(store: Store, found: list[Member], beneath: Mapping[str, StoredTensor]) -> dict[str, Merged]:
-    updates: dict[str, list[Callable[[], tuple[Any, Any, float]]]] = {}
-    for member in found:
-        assert member.config is not None, "only adapters are merged"
-        entry = file_named(member.behavior.files, ADAPTER_WEIGHTS)
-        assert entry is not None, "an adapter has weights"
-        assert entry.manifest is not None, "safetensors files have a manifest"
-        tensors = {one.name: one.tensor for one in store.record(entry.manifest, FileManifest).tensors}
-        for delta in plan_plain_merge(member.config, tensors, beneath):
-
-            def factors(
-                first: StoredTensor = tensors[delta.first],
-                second: StoredTensor = tensors[delta.second],
-                swapped: bool = delta.swapped,
-                scale: float = delta.scale * member.weight,
-            ) -> tuple[Any, Any, float]:
-                left, right = (
-                    read_floats(store.content_bytes(one.content, one.size), one.dtype, one.shape)
-                    for one in (first, second)
-                )
-                return (*oriented(left, right, swapped=swapped), scale)
-
-            updates.setdefault(delta.target, []).append(factors)
-
+def _plain(store: Store, plan: MergePlan, beneath: Mapping[str, StoredTensor]) -> dict[str, Merged]:
     def merged(name: str) -> Merged:
         def make() -> Iterator[bytes]:
             tensor = beneath[name]
-            deltas = [one() for one in updates[name]]
-            return merge_tensor(_Rows(store, tensor).read, tensor.dtype, tensor.shape, deltas)
+            return merged_rows(store, tensor, plan.terms[name], _Rows(store, tensor).read)
 
         return make
 
-    return {name: merged(name) for name in updates}
+    return {name: merged(name) for name in plan.terms}
 
 
 def _by_peft(
-    store: Store, composition: Composition, found: list[Member], beneath: Mapping[str, StoredTensor], folder: Path
+    store: Store, composition: Composition, plan: MergePlan, beneath: Mapping[str, StoredTensor], folder: Path
 ) -> _Weights:
     """Merges through peft in fp32 and casts once, tensor by tensor, to the stored element type."""
-    import torch
-
-    from rblstore.checkpoints.saving import save_model
-    from rblstore.live.binding import DTYPES, bind
-    from rblstore.live.merge import merged_model
-    from rblstore.operations.load import load_composition
-
-    model = merged_model(load_composition(store, composition, dtype=torch.float32))
-    effects = [effect for member in found for effect in member.behavior.effects if effect.on == "tensor"]
-    if any(effect.action == "adds" for effect in effects):
-        dtypes = {tensor.dtype for tensor in beneath.values() if tensor.dtype in ("BF16", "F16", "F32", "F64")}
-        if len(dtypes) == 1:
-            model.to(getattr(torch, DTYPES[dtypes.pop()]))
-        save_model(model, folder)
+    merge = PeftMerge(store, composition)
+    if plan.added:
+        merge.save(folder, beneath)
         return _Weights({}, folder)
-    binding = bind(model, beneath)
+    value = merge.reader(beneath)
 
     def merged(name: str) -> Merged:
-        stored = beneath[name]
-
         def make() -> Iterator[bytes]:
-            live = binding.live(name).detach().to(getattr(torch, DTYPES[stored.dtype])).contiguous()
-            if tuple(live.shape) != stored.shape:
-                raise CannotMergeError(f"{name} has another shape once merged", object=name)
-            yield live.reshape(-1).view(torch.uint8).numpy().tobytes()
+            import torch
+
+            yield value(name).reshape(-1).view(torch.uint8).numpy().tobytes()
 
         return make
 
-    return _Weights({effect.target: merged(effect.target) for effect in effects})
+    return _Weights({name: merged(name) for name in plan.by_peft})

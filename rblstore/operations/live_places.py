@@ -1,0 +1,221 @@
+"""Where in a live model stored tensors are, and how a value gets there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from rblstore.errors import ConflictError
+from rblstore.operations.value_cache import ValueKey
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from rblstore.live.binding import Binding, Fused, Read
+
+
+class TiedTensorsError(ConflictError):
+    """Two tensors are one in a live model, and have different values in what it is to be."""
+
+    code: ClassVar[str] = "tied_tensors"
+
+
+class UnwritableTensorError(ConflictError):
+    """A live tensor holds no values that could be compared or written."""
+
+    code: ClassVar[str] = "unwritable_tensor"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One live tensor.
+
+    Attributes:
+        name: The stored name whose value it holds.
+        live_name: Its name in the plain model.
+        tensor: The tensor itself.
+    """
+
+    name: str
+    live_name: str
+    tensor: torch.Tensor
+
+
+class LivePlaces:
+    """The map from stored names to a live model's tensors, whatever is attached to it.
+
+    Args:
+        model: The live model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._names: frozenset[str] = frozenset()
+        self._binding: Binding | None = None
+        self._aliases: dict[str, tuple[str, ...]] = {}
+        self._groups: dict[str, Fused] = {}
+
+    def learn(self, names: Collection[str], *, absent: Collection[str] = ()) -> None:
+        """Binds further stored names.
+
+        Args:
+            names: Which; those that are known cost nothing.
+            absent: Those that may have no place in the model (the head of another task).
+
+        Raises:
+            UnmappedTensorError: One has no place in the model.
+        """
+        if self._binding is not None and self._names.issuperset(names):
+            return
+        from rblstore.checkpoints.plain_view import plain_tensors
+        from rblstore.live.binding import bind
+
+        bind(self._model, frozenset(names) - self._names, absent=absent)  # what was let through before stays so
+        every = self._names.union(names)
+        binding = bind(self._model, every, absent=every)
+        tensors = plain_tensors(self._model)
+        sharing: dict[int, list[str]] = {}
+        for name, live_name in binding.direct.items():
+            sharing.setdefault(id(tensors[live_name]), []).append(name)
+        self._names, self._binding = every, binding
+        self._aliases = {name: tuple(shared) for shared in sharing.values() if len(shared) > 1 for name in shared}
+        self._groups = {stored: group for group in binding.fused for stored, _ in group.sources}
+
+    @property
+    def binding(self) -> Binding:
+        """Of every name that is known."""
+        assert self._binding is not None, "names are learned first"
+        return self._binding
+
+    def direct(self, names: Iterable[str], wanted: Mapping[str, ValueKey]) -> list[Place]:
+        """The places of those names that have one each; each live tensor once.
+
+        Args:
+            names: Which.
+            wanted: What the whole model is to hold.
+
+        Raises:
+            TiedTensorsError: One live tensor is to hold two values.
+            UnwritableTensorError: A tensor is on the meta device.
+        """
+        from rblstore.checkpoints.plain_view import plain_tensors
+
+        tensors = plain_tensors(self._model)
+        found: dict[int, Place] = {}
+        for name in names:
+            live_name = self.binding.direct.get(name)
+            if live_name is None:
+                continue
+            for other in self._aliases.get(name, ()):
+                if wanted.get(other, wanted[name]) != wanted[name]:
+                    raise TiedTensorsError(
+                        f"{name!r} and {other!r} are one tensor in the live model, and differ in what it is to be",
+                        object=name,
+                        hint="Load that commit in place of switching to it.",
+                    )
+            tensor = tensors[live_name]
+            _check_real(tensor, live_name)
+            found[id(tensor)] = Place(name, live_name, tensor)
+        return list(found.values())
+
+    def every(self, names: Iterable[str]) -> list[Place]:
+        """The places of those names that have one each, several names of one tensor included.
+
+        Raises:
+            UnwritableTensorError: A tensor is on the meta device.
+        """
+        from rblstore.checkpoints.plain_view import plain_tensors
+
+        tensors, direct = plain_tensors(self._model), self.binding.direct
+        found = [Place(name, direct[name], tensors[direct[name]]) for name in names if name in direct]
+        for place in found:
+            _check_real(place.tensor, place.live_name)
+        return found
+
+    def fused(self, names: Iterable[str]) -> list[Fused]:
+        """The groups of which one of the names is a part."""
+        groups = {id(group): group for name in names if (group := self._groups.get(name)) is not None}
+        return list(groups.values())
+
+    def convert(self, group: Fused, read: Read) -> list[tuple[Place, torch.Tensor]]:
+        """The live tensors that a group's stored ones become, and their values.
+
+        Raises:
+            UnmappedTensorError: They do not convert.
+        """
+        from rblstore.checkpoints.plain_view import plain_tensors
+        from rblstore.live.binding import UnmappedTensorError
+
+        tensors = plain_tensors(self._model)
+        made = group.convert(self.binding.model, read, tensors[group.target].dtype)
+        for live_name, value in made.items():
+            if live_name not in tensors or tensors[live_name].shape != value.shape:
+                raise UnmappedTensorError(f"{live_name!r} has no place for what is stored", object=live_name)
+        return [(Place(group.sources[0][0], name, tensors[name]), value) for name, value in made.items()]
+
+    def assign(self, place: Place, value: torch.Tensor) -> None:
+        """Writes a value into a tensor's own memory, rounding as loading does; for another shape, into new memory."""
+        import torch
+
+        with torch.no_grad():
+            if place.tensor.shape == value.shape:
+                place.tensor.copy_(value)
+            else:
+                made = value.to(device=place.tensor.device, dtype=place.tensor.dtype, copy=True)
+                self.replace(place, made)
+
+    def replace(self, place: Place, data: torch.Tensor) -> None:
+        """Gives a tensor other memory, of another shape, and tells the modules that have it."""
+        tensor = place.tensor
+        rows = (len(tensor), len(data)) if tensor.dim() and data.dim() else None
+        tensor.data = data
+        if tensor.grad is not None and tensor.grad.shape != data.shape:
+            tensor.grad = None
+        if rows is not None and rows[0] != rows[1]:
+            self._resize(tensor, *rows)
+
+    def _resize(self, tensor: torch.Tensor, before: int, after: int) -> None:
+        from torch import nn
+
+        from rblstore.checkpoints.plain_view import plain_model, plain_modules, unwrapped
+
+        plain = plain_model(self._model)
+        embedding, output = (
+            None if (found := _module_of(plain, getter)) is None else unwrapped(found)
+            for getter in ("get_input_embeddings", "get_output_embeddings")
+        )
+        config = getattr(plain, "config", None)
+        for _, module in plain_modules(self._model):
+            own = [*module._parameters.values(), *module._buffers.values()]  # noqa: SLF001 - its own, not its children's
+            if not any(one is tensor for one in own):
+                continue
+            for attribute in ("num_embeddings", "out_features"):
+                if getattr(module, attribute, None) == before:
+                    setattr(module, attribute, after)
+            if config is None:
+                continue
+            if module is embedding:
+                config.get_text_config().vocab_size = after
+                if hasattr(plain, "vocab_size"):
+                    plain.vocab_size = after
+            elif module is not output and isinstance(module, nn.Linear) and getattr(config, "num_labels", 0) == before:
+                config.num_labels = after
+                if hasattr(plain, "num_labels"):
+                    plain.num_labels = after
+
+
+def _module_of(model: nn.Module, getter: str) -> nn.Module | None:
+    try:
+        found: nn.Module | None = getattr(model, getter)()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found
+
+
+def _check_real(tensor: torch.Tensor, live_name: str) -> None:
+    if tensor.is_meta:
+        raise UnwritableTensorError(
+            f"{live_name!r} is on the meta device and has no values", object=live_name, hint="Load the model whole."
+        )
