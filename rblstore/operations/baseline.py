@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,41 @@ def record_baseline(
         )
         baseline_id = BaselineId(transaction.add_record(record))
     return baseline_id, record
+
+
+def baseline_of(
+    store: Store,
+    composition: Composition,
+    composition_id: CompositionId,
+    probe: tuple[str, ProbeId],
+    environment: dict[str, str],
+    fresh: Callable[[], Any],
+    author: str,
+) -> tuple[BaselineId, Baseline]:
+    """The baseline of a composition in an environment, recorded from a fresh load where there is none.
+
+    Args:
+        store: The repository.
+        composition: Of what.
+        composition_id: Its id.
+        probe: Name and id of what is measured.
+        environment: Where.
+        fresh: Gives a freshly loaded model of the composition.
+        author: Who.
+
+    Raises:
+        ProbeMismatchError: The probe was not made for the composition.
+        NanOutputError: Its outputs are not numbers.
+    """
+    from rblstore.divergence.measure import measure
+
+    name, probe_id = probe
+    found = find_baseline(store, composition_id, probe_id, environment)
+    if found is not None:
+        return found
+    model, record = fresh(), store.record(probe_id, Probe)
+    check_fit(store, composition, record, name, model)
+    return record_baseline(store, composition, probe_id, environment, measure(model, record), author)
 
 
 def baseline(

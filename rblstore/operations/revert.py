@@ -10,7 +10,7 @@ from rblstore.errors import ConflictError, NothingChangedError, RblError, UsageE
 from rblstore.objects.content_records import Identity
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.history_records import Commit, Composition, Slot
-from rblstore.objects.ids import CommitId, CompositionId, VerificationId
+from rblstore.objects.ids import CommitId, CompositionId, ProbeId, VerificationId
 from rblstore.operations.commit import NoSuchBehaviorError, check_message
 from rblstore.operations.probe import find_probe
 from rblstore.operations.progress import Progress
@@ -250,26 +250,94 @@ def revert(store: Store, request: RevertRequest, progress: Progress | None = Non
         UnverifiedError: ``require_verified``, and there is no default probe and none is named.
         NothingChangedError: The commit changed nothing.
     """
+    plan = plan_revert(store, request)
+    probe = probe_for(store, request)
+    evidence: Verification | None = None
+    if probe is not None:
+        evidence = RevertProof(store, probe, request.author, request.tolerance, progress).prove(
+            plan.commit_id, plan.head_composition, plan.head_composition_id, plan.target, plan.target_id, plan.removed
+        )
+    else:
+        _check_digests(store, plan.target, progress)
+    return record_revert(store, request, plan, evidence)
+
+
+@dataclass(frozen=True)
+class RevertPlan:
+    """A revert that can be made, before anything was measured or written.
+
+    Attributes:
+        ref: The branch that would move.
+        head: Where it stands.
+        head_composition: What is there.
+        target: What would be there.
+        reverted: The commit that would be undone, or None.
+        commit: The new commit.
+        removed: Slots that would go.
+        restored: Slots that would come back.
+        same: The newest earlier commit of the target's composition, or None.
+    """
+
+    ref: str
+    head: CommitId
+    head_composition: Composition
+    target: Composition
+    reverted: CommitId | None
+    commit: Commit
+    removed: tuple[str, ...]
+    restored: tuple[str, ...]
+    same: CommitId | None
+
+    @property
+    def head_composition_id(self) -> CompositionId:
+        """What is there now."""
+        return CompositionId(Composition.id_of(self.head_composition.encode()))
+
+    @property
+    def target_id(self) -> CompositionId:
+        """What would be there."""
+        return self.commit.composition
+
+    @property
+    def commit_id(self) -> CommitId:
+        """The new commit's id."""
+        return CommitId(Commit.id_of(self.commit.encode()))
+
+
+def plan_revert(store: Store, request: RevertRequest) -> RevertPlan:
+    """What a revert would do; raises as :func:`revert` does before it measures."""
     check_tolerance(request.tolerance)
     ref = store.head_branch()
     head = resolve(store, "HEAD").commit
-    head_composition_id = store.record(head, Commit).composition
-    head_composition = store.record(head_composition_id, Composition)
+    head_composition = store.record(store.record(head, Commit).composition, Composition)
     target, reverted, default_message = _target(store, request, head, head_composition)
     if target == head_composition:
         raise NothingChangedError("nothing to revert: the commit changed nothing", object=reverted)
     view = view_identity(store, store.record(target.identity, Identity))
     check_members(view, members(store, target), members(store, head_composition), unloadable=True)
-    message = default_message if request.message is None else request.message
-    check_message(message)
-    removed = tuple(slot.name for slot in head_composition.slots if target.slot(slot.name) is None)
-    restored = tuple(slot.name for slot in target.slots if head_composition.slot(slot.name) != slot)
+    message = check_message(default_message if request.message is None else request.message)
     composition_id = CompositionId(Composition.id_of(target.encode()))
-    commit_record = Commit(composition_id, (head,), request.author, utc_now(), message)
-    commit_id = CommitId(Commit.id_of(commit_record.encode()))
     with store.catalog.read() as reader:
         same = [row.id for row in reader.commits_with_composition(composition_id, head)]
+    return RevertPlan(
+        ref,
+        head,
+        head_composition,
+        target,
+        reverted,
+        Commit(composition_id, (head,), request.author, utc_now(), message),
+        tuple(slot.name for slot in head_composition.slots if target.slot(slot.name) is None),
+        tuple(slot.name for slot in target.slots if head_composition.slot(slot.name) != slot),
+        same[0] if same else None,
+    )
 
+
+def probe_for(store: Store, request: RevertRequest) -> tuple[str, ProbeId] | None:
+    """Name and id of the probe that a revert is proved with; None where it is not.
+
+    Raises:
+        UnverifiedError: It has to be proved, and there is no probe.
+    """
     probe = find_probe(store, request.probe) if request.verify else None
     if probe is None and request.require_verified:
         raise UnverifiedError(
@@ -278,33 +346,38 @@ def revert(store: Store, request: RevertRequest, progress: Progress | None = Non
             else "--no-verify verifies nothing",
             hint="Name one with --probe, or make one: rbl probe add NAME --prompts FILE",
         )
-    evidence: Verification | None = None
-    if probe is not None:
-        evidence = RevertProof(store, probe, request.author, request.tolerance, progress).prove(
-            commit_id, head_composition, head_composition_id, target, composition_id, removed
-        )
-        if evidence.verdict == "diverged":
-            _store_diverged(store, request, target, replace(evidence, commit=None))
-    else:
-        _check_digests(store, target, progress)
+    return probe
+
+
+def record_revert(
+    store: Store, request: RevertRequest, plan: RevertPlan, evidence: Verification | None
+) -> RevertResult:
+    """Makes the commit, with its evidence; one that diverged is stored alone, and no ref moves.
+
+    Raises:
+        VerificationDivergedError: The evidence says so.
+        RefMovedError: The branch moved meanwhile.
+    """
+    if evidence is not None and evidence.verdict == "diverged":
+        _store_diverged(store, request, plan.target, replace(evidence, commit=None))
     verification_id = None
     with store.transaction(request.author) as transaction:
-        transaction.add_record(target)
-        transaction.add_record(commit_record)
+        transaction.add_record(plan.target)
+        transaction.add_record(plan.commit)
         if evidence is not None:
             verification_id = VerificationId(transaction.add_record(evidence))
-        transaction.set_ref(ref, head, commit_id)
-        transaction.describe(f"revert: {commit_record.subject}")
+        transaction.set_ref(plan.ref, plan.head, plan.commit_id)
+        transaction.describe(f"revert: {plan.commit.subject}")
     return RevertResult(
-        commit_id,
-        composition_id,
-        (head,),
-        ref.removeprefix(HEADS),
-        message,
-        reverted,
-        removed,
-        restored,
-        same[0] if same else None,
+        plan.commit_id,
+        plan.target_id,
+        (plan.head,),
+        plan.ref.removeprefix(HEADS),
+        plan.commit.message,
+        plan.reverted,
+        plan.removed,
+        plan.restored,
+        plan.same,
         "unverified" if evidence is None else evidence.verdict,
         verification_id,
         evidence,

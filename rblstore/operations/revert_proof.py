@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from rblstore.objects.content_records import StoredTensor
 from rblstore.objects.evidence_records import Baseline, Probe, Verification
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import BaselineId, CommitId, CompositionId, ProbeId
-from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
+from rblstore.operations.baseline import baseline_of, check_fit, references
 from rblstore.operations.load import laid_out_behaviors, load_composition
 from rblstore.operations.progress import Progress
 from rblstore.operations.scratch import scratch
@@ -21,12 +21,28 @@ from rblstore.operations.stored_models import CONFIG, composed_state
 from rblstore.repository import Store, utc_now
 
 
-class _Adapted(NamedTuple):
+class Adapted(NamedTuple):
     """KL and JS of the adapted model's outputs from the reference, and why one of them is None."""
 
     kl: float | None
     js: float | None
     reason: str | None
+
+
+class Begun(NamedTuple):
+    """A proof half way: the adapted model was measured, and nothing was taken out yet.
+
+    Attributes:
+        target: What the model is to be.
+        baseline_id: The reference.
+        baseline: The same.
+        adapted: How far from it the model is.
+    """
+
+    target: CompositionId
+    baseline_id: BaselineId
+    baseline: Baseline
+    adapted: Adapted
 
 
 @dataclass(frozen=True)
@@ -123,27 +139,77 @@ class RevertProof:
             NanOutputError: The target's outputs are not numbers.
             CorruptError: Stored bytes are damaged.
         """
+        from rblstore.divergence.environment import current_environment
+
+        store = self._store
+        change = _change(store, head, target)
+        model = load_composition(store, head, self._progress)
+        fresh = None if change.live else load_composition(store, target, self._progress)
+        environment = current_environment(model if fresh is None else fresh, self._probe)
+
+        def loaded() -> Any:
+            return load_composition(store, target, self._progress) if fresh is None else fresh
+
+        begun = self.begin(model, head, target, target_id, environment, loaded)
+        model = self._live_revert(model, change)
+        # Names only what left a live model: another checkpoint comes from a fresh load (docs/decisions/0007).
+        return self.finish(begun, model, commit_id, head_id, removed if change.live else ())
+
+    def begin(
+        self,
+        model: Any,
+        head: Composition,
+        target: Composition,
+        target_id: CompositionId,
+        environment: dict[str, str],
+        fresh: Callable[[], Any],
+    ) -> Begun:
+        """Finds or records the reference, and measures the adapted model.
+
+        Args:
+            model: What is to be reverted, as it is.
+            head: What that is.
+            target: What it is to be.
+            target_id: The target's id.
+            environment: In which the target is measured.
+            fresh: Gives a fresh load of the target, where it has no baseline.
+
+        Raises:
+            ProbeMismatchError: The probe was not made for the target.
+            NanOutputError: The target's outputs are not numbers.
+        """
+        found = baseline_of(
+            self._store, target, target_id, (self._probe_name, self._probe_id), environment, fresh, self._author
+        )
+        return Begun(target_id, *found, self._adapted(model, head, found[1]))
+
+    def finish(
+        self, begun: Begun, model: Any, commit_id: CommitId, head_id: CompositionId, removed: tuple[str, ...]
+    ) -> Verification:
+        """Measures what the live model is now; the evidence is not stored yet.
+
+        Args:
+            begun: What :meth:`begin` gave.
+            model: What should be the target.
+            commit_id: The commit that is vouched for.
+            head_id: What the model was.
+            removed: Slots that were taken out of it.
+        """
         from rblstore.divergence.compare import compare
         from rblstore.divergence.measure import measure
 
-        store, probe = self._store, self._probe
-        change = _change(store, head, target)
-        model = load_composition(store, head, self._progress)
-        baseline_id, baseline = self._reference(model, change, target_id)
-        adapted = self._adapted(model, head, baseline)
-        model = self._live_revert(model, change)
-        recovered = compare(references(store, baseline), measure(model, probe), output=baseline.output)
+        baseline, adapted = begun.baseline, begun.adapted
+        recovered = compare(references(self._store, baseline), measure(model, self._probe), output=baseline.output)
         rf, reason = recovery(
             recovered.kl, adapted.kl, recovered_reason=recovered.reason, adapted_reason=adapted.reason
         )
         return Verification(
             commit_id,
-            target_id,
+            begun.target,
             head_id,
-            # Names only what left a live model: another checkpoint comes from a fresh load (docs/decisions/0007).
-            removed if change.live else (),
+            removed,
             self._probe_id,
-            baseline_id,
+            begun.baseline_id,
             baseline.environment,
             decide(recovered, self._tolerance),
             self._tolerance,
@@ -159,23 +225,7 @@ class RevertProof:
             utc_now(),
         )
 
-    def _reference(self, model: Any, change: _Change, target_id: CompositionId) -> tuple[BaselineId, Baseline]:
-        """The target's baseline in the environment that its own model is measured in, recorded where there is none."""
-        from rblstore.divergence.environment import current_environment
-        from rblstore.divergence.measure import measure
-
-        store, probe, target = self._store, self._probe, change.target
-        fresh = None if change.live else load_composition(store, target, self._progress)
-        environment = current_environment(model if fresh is None else fresh, probe)
-        found = find_baseline(store, target_id, self._probe_id, environment)
-        if found is not None:
-            return found
-        if fresh is None:
-            fresh = load_composition(store, target, self._progress)
-        check_fit(store, target, probe, self._probe_name, fresh)
-        return record_baseline(store, target, self._probe_id, environment, measure(fresh, probe), self._author)
-
-    def _adapted(self, model: Any, head: Composition, baseline: Baseline) -> _Adapted:
+    def _adapted(self, model: Any, head: Composition, baseline: Baseline) -> Adapted:
         """How far the model was from the reference before; what cannot be measured must not keep it from going."""
         from rblstore.divergence.compare import compare
         from rblstore.divergence.measure import measure
@@ -186,8 +236,8 @@ class RevertProof:
             check_fit(self._store, head, self._probe, self._probe_name, model)
             found = compare(references(self._store, baseline), measure(model, self._probe), output=baseline.output)
         except (NanOutputError, ProbeMismatchError) as error:
-            return _Adapted(None, None, error.message)
-        return _Adapted(found.kl, found.js, found.reason)
+            return Adapted(None, None, error.message)
+        return Adapted(found.kl, found.js, found.reason)
 
     def _live_revert(self, model: Any, change: _Change) -> Any:
         """The target composition made out of the head's live model: by reference, never by subtraction."""
