@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rblstore.checkpoints.composition_ground import LogicalState
 from rblstore.objects import limits
 from rblstore.objects.history_records import Composition
+from rblstore.operations.live_measuring import most_common_dtype
 from rblstore.operations.load import laid_out_behaviors
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import CONFIG, composed_state
@@ -102,10 +103,10 @@ class LiveClasses:
             UnloadableModelError: No class of transformers' own fits.
             LoadMismatchError: The stored tensors are not those of the class that the configuration names.
         """
-        if self._will_do(plain, target):
+        if self.will_do(plain, target):
             return plain
         into: Any = self._first
-        if into is plain or not self._will_do(into, target):
+        if into is plain or not self.will_do(into, target):
             into = self._load(plain, before, target)
             self._made = [self._made[0], (into, target)]
             self._answers.clear()
@@ -115,7 +116,8 @@ class LiveClasses:
         joined: nn.Module = share_modules(plain, into) if modules else share_parameters(plain, into)
         return joined.train(plain.training)
 
-    def _will_do(self, plain: nn.Module, target: Composition) -> bool:
+    def will_do(self, plain: nn.Module, target: Composition) -> bool:
+        """Whether a plain model is one that a composition can be written into, its class and settings being right."""
         key = id(plain), target
         if key not in self._answers:
             if len(self._answers) >= _ANSWERS:
@@ -187,17 +189,9 @@ class LiveClasses:
                 directory,
                 model_form(directory, [AttachSpec(*slot) for slot in slots]),
                 tensors,
-                dtype=_dtype(plain),
+                dtype=most_common_dtype(plain),
                 device=str(parameter.device),
                 attn_implementation=attention if isinstance(attention, str) else None,
             )
         model: nn.Module = aligned(made)
         return model
-
-
-def _dtype(model: nn.Module) -> Any:
-    """The element type of most of a model's parameters."""
-    elements: dict[Any, int] = {}
-    for parameter in model.parameters():
-        elements[parameter.dtype] = elements.get(parameter.dtype, 0) + parameter.numel()
-    return max(elements, key=lambda dtype: elements[dtype])
