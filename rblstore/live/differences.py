@@ -140,7 +140,7 @@ def _tensors(state: ModuleState, *, moved: bool, flags: bool) -> Iterator[Differ
         if flags and now.requires_grad != was.requires_grad:
             detail = "needs gradients, did not" if now.requires_grad else "needs no gradients, did"
             undo = partial(now.requires_grad_, was.requires_grad) if now.is_leaf and now.is_floating_point() else None
-            yield Difference.of(where, "requires_grad", detail, undo)  # type: ignore[arg-type]
+            yield Difference.of(where, "requires_grad", detail, undo)
         if now.is_leaf and now.grad is not None and not was.gradient:
             yield Difference.of(where, "gradient", "has a gradient", partial(_set, now, "grad", None))
         if now.shape != was.shape:
@@ -162,12 +162,9 @@ def _value(state: ModuleState, name: str, where: str, now: torch.Tensor, was: Te
     """The element type; and the values, of buffers that no checkpoint holds."""
     mark = state.values.get(name) if name in state.hidden else None
     if mark is not None:
-        if (
-            now is was.tensor and now.dtype == was.dtype and now.device == was.device and not isinstance(mark, str)
-        ) or (isinstance(mark, str) and now.dtype == was.dtype):
-            changed = mark_of(now) != mark
-        else:
-            changed = now.dtype != was.dtype
+        # A large buffer is told by its address and version, which say nothing about another object.
+        looked_at = isinstance(mark, str) or (now is was.tensor and now.device == was.device)
+        changed = now.dtype != was.dtype or (looked_at and mark_of(now) != mark)
         if changed:
             kept = was.tensor
             whole = kept is not now and kept.dtype == was.dtype and kept.device == now.device and mark_of(kept) == mark
@@ -300,7 +297,7 @@ def _as_it_was(tensor: torch.Tensor, was: TensorState) -> bool:
 
 
 def _anchor(before: ModelState, places: Mapping[str, Any], now: Mapping[str, torch.Tensor]) -> str | None:
-    """Which of the names that were tied still has the tensor that they shared; any of them where all hold the same bits."""
+    """Which of the tied names still has the tensor that they shared; any of them where all hold the same values."""
     for full, tensor in now.items():
         state, name = places[full]
         if tensor is state.tensors[name].tensor and _as_it_was(tensor, state.tensors[name]):
