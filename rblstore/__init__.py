@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from rblstore.live.mutations import IdentityMutated
+    from rblstore.live.optimizer_state import capture_state, restore_state
 
 __version__ = "0.1.0"
 
@@ -70,12 +71,14 @@ __all__ = [
     "Repository",
     "UsageError",
     "__version__",
+    "capture_state",
     "doctor",
     "init",
     "load_checkout",
     "open",
     "reindex",
     "repair",
+    "restore_state",
 ]
 
 _LAZY = {
@@ -93,12 +96,14 @@ _LAZY = {
     "RblError": "rblstore.errors",
     "UsageError": "rblstore.errors",
     "Repository": "rblstore.api",
+    "capture_state": "rblstore.live.optimizer_state",
     "doctor": "rblstore.entry",
     "init": "rblstore.entry",
     "load_checkout": "rblstore.entry",
     "open": "rblstore.entry",
     "reindex": "rblstore.entry",
     "repair": "rblstore.entry",
+    "restore_state": "rblstore.live.optimizer_state",
 }
 
 

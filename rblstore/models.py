@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from rblstore.operations.progress import Progress
     from rblstore.operations.training import TrainingRun
     from rblstore.operations.training_facts import OnBusy
+    from rblstore.operations.training_state import StateDetail, StateInfo
 
 
 class Models:
@@ -49,6 +50,65 @@ class Models:
         from rblstore.operations.load import load
 
         return load(self._store, revision, progress=progress, **options)
+
+    def states(self, revision: str | None = None) -> list[StateInfo]:
+        """The training states of a commit, or of all of them, in the order in which they were stored."""
+        from rblstore.operations.training_state import states
+
+        return states(self._store, revision)
+
+    def state(self, revision: str = "HEAD") -> StateDetail:
+        """What a training state holds: a commit's latest, or the one of an id. No tensor is read.
+
+        Raises:
+            NotFoundError: The commit has none.
+        """
+        from rblstore.operations.training_state import describe_state
+
+        return describe_state(self._store, revision)
+
+    def load_state(self, revision: str = "HEAD", *, progress: Progress | None = None) -> Any:
+        """A training state, as :func:`rblstore.capture_state` gave it; every digest is verified.
+
+        Args:
+            revision: A commit, whose latest state it is, or a state's id.
+            progress: Is told bytes read.
+
+        Raises:
+            NotFoundError: The commit has none.
+        """
+        from rblstore.operations.training_state import load_state
+
+        return load_state(self._store, revision, progress=progress)
+
+    def store_state(
+        self,
+        tree: Any,
+        revision: str = "HEAD",
+        *,
+        step: int = 0,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StateInfo:
+        """Keeps a training state beside a commit, for as long as the commit lives.
+
+        Args:
+            tree: What :func:`rblstore.capture_state` gave, or any tree of plain values and tensors.
+            revision: The commit that was made in this state.
+            step: Optimizer steps done.
+            author: Who.
+            progress: Is told bytes.
+
+        Raises:
+            UsageError: The tree holds something that could only be pickled; the error says where.
+        """
+        from rblstore.operations.training_state import state_info, store_state
+        from rblstore.revisions import resolve
+
+        commit = resolve(self._store, revision).commit
+        who = self.author(author)
+        stored = store_state(self._store, commit, tree, step=step, author=who, progress=progress)
+        return state_info(self._store, stored)
 
     def attach(
         self,
@@ -163,8 +223,8 @@ class Models:
         trained; everything else happens in a thread behind it. See ``docs/training.md``.
 
         Args:
-            model: A ``PeftModel``, whose adapter of that name (or only one) is committed; or a model that is trained itself,
-                which is committed as an overlay.
+            model: A ``PeftModel``, whose adapter of that name (or only one) is committed; or a model that is trained
+                itself, which is committed as an overlay.
             behavior: The slot's name.
             every: Commit at every N-th step.
             branch: Where to commit; None for HEAD's branch as it is when the run starts.

@@ -70,6 +70,11 @@ class Transaction:
         )
         self._record_pack = PackWriter(store.backend, "R", is_stored=self._record_is_stored, compression="fast")
 
+    @property
+    def store(self) -> Store:
+        """The repository that it writes to."""
+        return self._store
+
     def _record_is_stored(self, content: ContentId) -> bool:
         with self._store.catalog.read() as reader:
             return reader.record_kind(RecordId(content)) is not None

@@ -23,7 +23,7 @@ class StateMismatchError(ConflictError):
     code: ClassVar[str] = "state_mismatch"
 
 
-def capture(
+def capture_state(
     optimizer: Any = None,
     scheduler: Any = None,
     scaler: Any = None,
@@ -70,7 +70,7 @@ def capture(
     return tree
 
 
-def restore(
+def restore_state(
     tree: Any,
     optimizer: Any = None,
     scheduler: Any = None,
@@ -83,8 +83,8 @@ def restore(
     """Puts a state back into what is given; the rest of it is passed over.
 
     Args:
-        tree: What :func:`capture` gave. The tensors are copied.
-        optimizer: As for :func:`capture`: of the same class, with the same parameter groups and shapes.
+        tree: What :func:`capture_state` gave. The tensors are copied.
+        optimizer: As for :func:`capture_state`: of the same class, with the same parameter groups and shapes.
         scheduler: Of the same class.
         scaler: Enabled if it was.
         model: Whose parameters the optimizer has; with it, names are compared too where the state has them.

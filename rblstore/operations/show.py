@@ -14,6 +14,7 @@ from rblstore.operations.claims import claims_about
 from rblstore.operations.log import VerificationSummary, ref_names, summary
 from rblstore.operations.result import Result
 from rblstore.operations.stored_models import adapter_config, view_identity
+from rblstore.operations.training_state import StateInfo, state_info
 from rblstore.operations.undo import operation_id
 from rblstore.repository import Store
 from rblstore.revisions import UnknownRevisionError, find_record
@@ -83,6 +84,7 @@ class ShowResult(Result):
         identity: For commits, compositions and identities.
         behaviors: For commits, compositions and behaviors.
         verifications: Evidence about it.
+        states: For commits, the training states that were stored with them.
     """
 
     kind: str
@@ -92,6 +94,7 @@ class ShowResult(Result):
     identity: IdentityDetail | None = None
     behaviors: tuple[BehaviorDetail, ...] = ()
     verifications: tuple[VerificationSummary, ...] = ()
+    states: tuple[StateInfo, ...] = ()
 
 
 def _claims(store: Store, subject: RecordId) -> tuple[Claim, ...]:
@@ -171,6 +174,7 @@ def show(store: Store, revision: str = "HEAD") -> ShowResult:
     with store.catalog.read() as reader:
         names = {str(commit): found for commit, found in ref_names(store, reader).items()}
         evidence = reader.evidence(record_id, "verification")
+        states = reader.evidence(record_id, "training-state")
     return ShowResult(
         record.KIND,
         record_id,
@@ -179,4 +183,5 @@ def show(store: Store, revision: str = "HEAD") -> ShowResult:
         identity,
         behaviors,
         tuple(summary(store, one) for one in evidence),
+        tuple(state_info(store, one) for one in states),
     )

@@ -6,14 +6,21 @@ A state is evidence about its commit: it points at it, lives while it lives, and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rblstore.checkpoints.safetensors_header import encode_header, lay_out
-from rblstore.checkpoints.state_tree import BadStateError, UnstorableStateError, decode_tree, encode_tree
+from rblstore.checkpoints.state_tree import (
+    BadStateError,
+    EncodedTree,
+    UnstorableStateError,
+    decode_tree,
+    encode_tree,
+)
 from rblstore.errors import NotFoundError
-from rblstore.live.optimizer_state import StateMismatchError, capture, restore
+from rblstore.live.optimizer_state import StateMismatchError
+from rblstore.live.optimizer_state import capture_state as capture
+from rblstore.live.optimizer_state import restore_state as restore
 from rblstore.objects import limits
 from rblstore.objects.content_records import FileEntry, FileManifest, NamedTensor, StoredTensor
 from rblstore.objects.dtypes import BITS, TORCH_NAMES
@@ -32,14 +39,14 @@ if TYPE_CHECKING:
     from rblstore.transaction import Transaction
 
 __all__ = [
-    "BadStateError", "NoStateError", "StateInfo", "StateMismatchError", "UnstorableStateError", "capture",
-    "load_state", "restore", "state_info", "states", "store_state",
+    "BadStateError", "NoStateError", "StateDetail", "StateInfo", "StateMismatchError", "UnstorableStateError",
+    "capture", "describe_state", "load_state", "restore", "state_info", "states", "store_state",
 ]  # fmt: skip
 
 TREE_FILE: Final = "state.json"
 TENSORS_FILE: Final = "state.safetensors"
 _ELEMENT_TYPES: Final = {f"torch.{name}": dtype for dtype, name in TORCH_NAMES.items()}
-_VERSIONED: Final = ("torch", "transformers", "peft", "accelerate", "numpy", "rblstore")
+_VERSIONED: Final = ("torch", "transformers", "peft", "accelerate", "numpy")
 
 
 class NoStateError(NotFoundError):
@@ -73,25 +80,49 @@ class StateInfo(Result):
     time: str
 
 
+@dataclass(frozen=True)
+class StatePart:
+    """One of the things that a training state holds: ``optimizer``, ``random``, ...
+
+    Attributes:
+        name: The first word of its tensors' names.
+        tensors: How many.
+        bytes: Of the tensors.
+    """
+
+    name: str
+    tensors: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StateDetail(StateInfo):
+    """A stored training state, and what it is made of.
+
+    Attributes:
+        parts: Sorted by name.
+    """
+
+    parts: tuple[StatePart, ...]
+
+
 def store_state(
-    store: Store,
+    target: Store | Transaction,
     commit: CommitId,
     tree: Any,
     *,
     step: int,
     author: str,
-    transaction: Transaction | None = None,
     progress: Progress | None = None,
 ) -> TrainingStateId:
     """Keeps a training state beside a commit.
 
     Args:
-        store: The repository.
+        target: The repository; or a transaction under way, which the commit may be in, too.
         commit: The commit that was made in this state.
         tree: What ``capture`` gave, or any tree that :mod:`rblstore.checkpoints.state_tree` takes.
         step: Optimizer steps done.
         author: Who.
-        transaction: Where it goes, with what else is in there; None for a transaction of its own.
         progress: Is told bytes.
 
     Raises:
@@ -99,11 +130,11 @@ def store_state(
         NotFoundError: No such commit.
     """
     encoded = encode_tree(tree)
-    if transaction is None:
-        store.record(commit, Commit)
-        with store.transaction(author) as own:
-            return _add(store, own, commit, encoded.text, encoded.tensors.items(), step, author, progress)
-    return _add(store, transaction, commit, encoded.text, encoded.tensors.items(), step, author, progress)
+    if not isinstance(target, Store):
+        return _add(target, commit, encoded, step, author, progress)
+    target.record(commit, Commit)
+    with target.transaction(author) as transaction:
+        return _add(transaction, commit, encoded, step, author, progress)
 
 
 @dataclass(frozen=True)
@@ -130,16 +161,14 @@ def _raw(tensor: torch.Tensor) -> memoryview:
 
 
 def _add(
-    store: Store,
     transaction: Transaction,
     commit: CommitId,
-    text: bytes,
-    tensors: Iterable[tuple[str, torch.Tensor]],
+    encoded: EncodedTree,
     step: int,
     author: str,
     progress: Progress | None,
 ) -> TrainingStateId:
-    live = dict(tensors)
+    live, text = encoded.tensors, encoded.text
     described = {name: (_ELEMENT_TYPES[str(tensor.dtype)], tuple(tensor.shape)) for name, tensor in live.items()}
     header = encode_header(described)
     if len(header) > limits.SAFETENSORS_HEADER_BYTES:
@@ -173,7 +202,7 @@ def _add(
         step,
         _environment(),
         author,
-        evidence_time(store, commit, TrainingState),
+        evidence_time(transaction.store, commit, TrainingState),
     )
     return TrainingStateId(transaction.add_record(record))
 
@@ -204,9 +233,10 @@ def find_state(store: Store, revision: str) -> TrainingStateId:
         record_id = resolve(store, revision).commit
     with store.catalog.read() as reader:
         kind = reader.record_kind(record_id)
-        if kind == TrainingState.KIND:
-            return TrainingStateId(record_id)
-        commit = resolve(store, revision).commit
+    if kind == TrainingState.KIND:
+        return TrainingStateId(record_id)
+    commit = resolve(store, revision).commit
+    with store.catalog.read() as reader:
         found = reader.evidence(commit, TrainingState.KIND)
     if not found:
         raise NoStateError(
@@ -266,6 +296,26 @@ def state_info(store: Store, state: RecordId) -> StateInfo:
         record.author,
         record.time,
     )
+
+
+def describe_state(store: Store, revision: str = "HEAD") -> StateDetail:
+    """A training state and what it is made of; none of its tensors is read.
+
+    Args:
+        store: The repository.
+        revision: A commit, whose latest state it is, or a state's id.
+
+    Raises:
+        NoStateError: The commit has none.
+        UnknownRevisionError: No such commit or state.
+    """
+    info = state_info(store, find_state(store, revision))
+    found: dict[str, list[int]] = {}
+    for entry in store.record(info.state, TrainingState).files:
+        for one in () if entry.manifest is None else store.record(entry.manifest, FileManifest).tensors:
+            found.setdefault(one.name.partition(".")[0], []).append(one.tensor.size)
+    parts = tuple(StatePart(name, len(sizes), sum(sizes)) for name, sizes in sorted(found.items()))
+    return StateDetail(**{field.name: getattr(info, field.name) for field in fields(info)}, parts=parts)
 
 
 def states(store: Store, revision: str | None = None) -> list[StateInfo]:

@@ -131,6 +131,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.status import CheckoutStatus, RepositoryStatus
     from rblstore.operations.switch import BranchInfo
     from rblstore.operations.tag import TagInfo
+    from rblstore.operations.training_state import StateInfo
     from rblstore.operations.undo import OperationInfo, UndoResult
 
     return [
@@ -154,6 +155,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("repair", RepairResult),
         ("revert", RevertResult),
         ("show", ShowResult),
+        ("state list", StateInfo),
         ("status", RepositoryStatus),
         ("status DIR", CheckoutStatus),
         ("switch", BranchInfo),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from rblstore.cli.render.log import refs_text, summary_text
-from rblstore.cli.render.text import indent, number, plural, short, size
+from rblstore.cli.render.text import environment_lines, indent, number, plural, short, size
 from rblstore.cli.render.verification import verification_lines
 
 _SHOWN = 200
@@ -27,6 +27,9 @@ def show_lines(result: Any) -> Iterator[str]:
     elif kind == "verification":
         yield from _pointers(record, ("commit", "composition", "adapted", "author", "time"))
         yield from verification_lines(record)
+    elif kind == "training-state":
+        yield from _pointers(record, ("commit", "step", "author", "time"))
+        yield from environment_lines("environment  ", record["environment"])
     elif kind not in ("composition", "identity", "behavior"):
         yield from _members(record)
     if result["identity"] is not None:
@@ -35,10 +38,12 @@ def show_lines(result: Any) -> Iterator[str]:
     if result["behaviors"]:
         yield ""
     yield from behavior_lines(result["behaviors"])
-    if kind in ("identity", "behavior"):
+    if kind in ("identity", "behavior", "training-state"):
         yield from _files(record["files"])
     for verification in result["verifications"]:
         yield f"verified {summary_text(verification)}"
+    for state in result["states"]:
+        yield f"training state {short(state['state'])}, step {state['step']}, {size(state['bytes'])}"
 
 
 def behaviors_of(result: Any) -> Any:
