@@ -181,14 +181,13 @@ class PhiCopier:
 
     def _signature(self, live: Mapping[str, torch.Tensor]) -> Any:
         if self.is_adapter:
-            config = self.model.peft_config[str(self.adapter)]  # type: ignore[index, union-attr]
-            said = sorted((key, sorted(value) if isinstance(value, set) else value) for key, value in vars(config).items())
+            config = self.model.peft_config[str(self.adapter)]
+            said = sorted(
+                (key, sorted(value) if isinstance(value, set) else value) for key, value in vars(config).items()
+            )
             return repr(said), tuple((name, tensor.shape, tensor.dtype) for name, tensor in live.items())
-        settings = tuple(
-            value.to_json_string(use_diff=False)
-            for key in ("config", "generation_config")
-            if hasattr(value := getattr(self.model, key, None), "to_json_string")
-        )
+        held: list[Any] = [getattr(self.model, key, None) for key in ("config", "generation_config")]
+        settings = tuple(one.to_json_string(use_diff=False) for one in held if hasattr(one, "to_json_string"))
         places = _places(live)
         return settings, tuple((name, tensor.shape, tensor.dtype, places[name]) for name, tensor in live.items())
 
@@ -215,7 +214,7 @@ class _Saved:
     def __enter__(self) -> Path:
         folder = self._folder.__enter__()
         copier = self._copier
-        several = copier.is_adapter and len(copier.model.peft_config) > 1  # type: ignore[arg-type]
+        several = copier.is_adapter and len(copier.model.peft_config) > 1
         try:
             save_source(
                 copier.model,
@@ -296,4 +295,3 @@ def _differing(
 def trainable(model: nn.Module) -> list[str]:
     """The names of a model's trainable parameters."""
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-

@@ -110,7 +110,10 @@ class BackgroundWorker(Generic[Work]):
                 self._wait()
 
     def end(self) -> None:
-        """Lets the thread finish what was handed over, and waits for it. An interrupt ends the wait, and drops what waits."""
+        """Lets the thread finish what was handed over, and waits for it.
+
+        An interrupt ends the wait: then what waits is dropped, and only what was being written may still be published.
+        """
         with self._changed:
             self._ending = True
             self._changed.notify_all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,9 +241,14 @@ def _settle(transaction: Transaction, read: _Read) -> KnownFile:
         for tensor in found.tensors
     )
     manifest = FileManifest(found.header.content, tensors)
-    with_nan = [(tensor.span.name, tensor.nans.count) for tensor in found.tensors if tensor.nans.count]
+    notes = nan_notes([(tensor.span.name, tensor.nans.count) for tensor in found.tensors if tensor.nans.count])
+    manifest_id = FileManifestId(transaction.add_record(manifest))
+    return KnownFile(found.sha256, read.stamp.size, manifest_id, tuple(notes), manifest)
+
+
+def nan_notes(with_nan: Sequence[tuple[str, int]]) -> list[str]:
+    """What a person should know about tensors that hold NaN, given their names and how many."""
     notes = [f"{name} holds {count} NaN" for name, count in with_nan[:_NOTES]]
     if len(with_nan) > _NOTES:
         notes.append(f"{len(with_nan) - _NOTES} more tensors hold NaN")
-    manifest_id = FileManifestId(transaction.add_record(manifest))
-    return KnownFile(found.sha256, read.stamp.size, manifest_id, tuple(notes), manifest)
+    return notes

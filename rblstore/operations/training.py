@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import Self
 
-from rblstore.errors import RblError, UsageError
+from rblstore.errors import UsageError
 from rblstore.objects.evidence_records import Claim
 from rblstore.operations.background import BackgroundWorker
 from rblstore.operations.commit import CommitResult, check_message
-from rblstore.operations.training_facts import ORIGIN, BadTrainingError, Progressed, TrainingOptions
+from rblstore.operations.training_facts import ORIGIN, Progressed, TrainingOptions
 from rblstore.operations.training_setup import Training, prepare
 from rblstore.repository import Store
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rblstore.live.snapshot import Buffers, Snapshot
     from rblstore.operations.snapshot_commit import Settled
     from rblstore.operations.verify import VerificationResult
+
 
 class RunOverError(UsageError):
     """A training run was used before its start or after its end."""
@@ -228,7 +229,8 @@ class TrainingRun:
     def _begun(self) -> Training:
         if self._training is None:
             raise RunOverError(
-                "the training run has not been started", hint="Use it as a context manager: with repo.training(...) as run:"
+                "the training run has not been started",
+                hint="Use it as a context manager: with repo.training(...) as run:",
             )
         return self._training
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
@@ -26,7 +26,13 @@ class BadTrainingError(UsageError):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How a training run is set; see :meth:`rblstore.Repository.training`."""
+    """How a training run is set; see :meth:`rblstore.Repository.training`.
+
+    Attributes:
+        capture: Takes the state that is stored with each commit, in place of ``optimizer`` and ``scheduler``; what it gives
+            is copied before the loop goes on.
+        done: Steps done before the run starts, where it is the loop that resumed.
+    """
 
     behavior: str
     author: str
@@ -47,6 +53,8 @@ class TrainingOptions:
     save_state: bool = False
     seed: int | None = None
     resume: str | None = None
+    capture: Callable[[], Any] | None = None
+    done: int = 0
 
     def __post_init__(self) -> None:
         check_name(self.behavior, "behavior")
@@ -169,7 +177,12 @@ def library_claims() -> list[tuple[str, str]]:
 
 def _count(tokens: Any) -> int:
     count = tokens.item() if hasattr(tokens, "item") else tokens
-    if isinstance(count, bool) or not isinstance(count, (int, float)) or not 0 <= count < math.inf or count != int(count):
+    if (
+        isinstance(count, bool)
+        or not isinstance(count, (int, float))
+        or not 0 <= count < math.inf
+        or count != int(count)
+    ):
         raise BadTrainingError(f"a number of tokens is a whole number, not {tokens!r}", object="tokens")
     return int(count)
 
