@@ -212,7 +212,7 @@ def fp32_to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return chosen.astype(np.uint16)
 
 
-def read_floats(data: bytes, dtype: str, shape: Sequence[int]) -> Floats:
+def read_floats(data: bytes | memoryview, dtype: str, shape: Sequence[int]) -> Floats:
     """Stored little-endian bytes as float32 (float64 for F64), of a shape.
 
     Raises:
@@ -256,7 +256,7 @@ def merge_block(base: Floats, deltas: Sequence[Delta]) -> Floats:
 
 
 def merge_tensor(
-    read_rows: Callable[[int, int], bytes],
+    read_rows: Callable[[int, int], bytes | memoryview],
     dtype: str,
     shape: Sequence[int],
     deltas: Sequence[Delta],

@@ -36,7 +36,8 @@ def differing(places: LivePlaces, values: TensorValues, wanted: Mapping[str, Val
     found = places.every(wanted)
     groups = places.fused(wanted)
     # Sums of one composition are computed together, and the largest tensors are begun first.
-    sums = values.get(key for place in found if isinstance(key := wanted[place.name], MergedValue))
+    merged = [key for place in found if isinstance(key := wanted[place.name], MergedValue)]
+    sums: dict[ValueKey, torch.Tensor] = dict(zip(merged, values.get(merged), strict=True))
     found.sort(key=lambda place: form_of(wanted[place.name]).size, reverse=True)
 
     def place_differs(place: Place) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from rblstore.errors import ConflictError
 from rblstore.operations.value_cache import ValueKey
@@ -28,8 +27,7 @@ class UnwritableTensorError(ConflictError):
     code: ClassVar[str] = "unwritable_tensor"
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """One live tensor.
 
     Attributes:
@@ -100,39 +98,69 @@ class LivePlaces:
             TiedTensorsError: One live tensor is to hold two values.
             UnwritableTensorError: A tensor is on the meta device.
         """
-        from rblstore.checkpoints.plain_view import plain_tensors
-
-        tensors = plain_tensors(self._model)
+        live_names, aliases = self.binding.direct, self._aliases
         found: dict[int, Place] = {}
-        for name in names:
-            live_name = self.binding.direct.get(name)
-            if live_name is None:
-                continue
-            for other in self._aliases.get(name, ()):
+        for place in self._at((name, live_names[name]) for name in names if name in live_names):
+            name = place.name
+            for other in aliases.get(name, ()):
                 if wanted.get(other, wanted[name]) != wanted[name]:
                     raise TiedTensorsError(
                         f"{name!r} and {other!r} are one tensor in the live model, and differ in what it is to be",
                         object=name,
                         hint="Load that commit in place of switching to it.",
                     )
-            tensor = tensors[live_name]
-            _check_real(tensor, live_name)
-            found[id(tensor)] = Place(name, live_name, tensor)
+            found[id(place.tensor)] = place
         return list(found.values())
 
     def every(self, names: Iterable[str]) -> list[Place]:
         """The places of those names that have one each, several names of one tensor included.
 
         Raises:
+            UnmappedTensorError: A tensor is not where it was.
             UnwritableTensorError: A tensor is on the meta device.
         """
-        from rblstore.checkpoints.plain_view import plain_tensors
+        direct = self.binding.direct
+        return list(self._at((name, direct[name]) for name in names if name in direct))
 
-        tensors, direct = plain_tensors(self._model), self.binding.direct
-        found = [Place(name, direct[name], tensors[direct[name]]) for name in names if name in direct]
-        for place in found:
-            _check_real(place.tensor, place.live_name)
-        return found
+    def _at(self, names: Iterable[tuple[str, str]]) -> Iterator[Place]:
+        """Places by (stored name, live name); modules on the way to several are looked up once."""
+        from rblstore.checkpoints.plain_view import plain_model, unwrapped
+        from rblstore.live.binding import UnmappedTensorError
+
+        modules: dict[str, nn.Module] = {"": unwrapped(plain_model(self._model))}
+
+        def module(path: str) -> nn.Module:
+            found = modules.get(path)
+            if found is None:
+                above, _, leaf = path.rpartition(".")
+                child = module(above)._modules[leaf]  # noqa: SLF001 - get_submodule is ten times slower
+                if child is None:
+                    raise KeyError(path)
+                modules[path] = found = unwrapped(child)
+            return found
+
+        for name, live_name in names:
+            path, _, leaf = live_name.rpartition(".")
+            try:
+                owner = module(path)
+                tensor = owner._parameters.get(leaf)  # noqa: SLF001 - likewise
+                if tensor is None:
+                    tensor = owner._buffers[leaf]  # noqa: SLF001
+            except KeyError:
+                tensor = None
+            if tensor is None:
+                raise UnmappedTensorError(
+                    f"the live model has no tensor {live_name!r} any more",
+                    object=live_name,
+                    hint="Its structure was changed: attach the repository anew.",
+                )
+            if tensor.is_meta:
+                raise UnwritableTensorError(
+                    f"{live_name!r} is on the meta device and has no values",
+                    object=live_name,
+                    hint="Load the model whole.",
+                )
+            yield Place(name, live_name, tensor)
 
     def fused(self, names: Iterable[str]) -> list[Fused]:
         """The groups of which one of the names is a part."""
@@ -156,15 +184,15 @@ class LivePlaces:
         return [(Place(group.sources[0][0], name, tensors[name]), value) for name, value in made.items()]
 
     def assign(self, place: Place, value: torch.Tensor) -> None:
-        """Writes a value into a tensor's own memory, rounding as loading does; for another shape, into new memory."""
-        import torch
+        """Writes a value into a tensor's own memory, rounding as loading does; for another shape, into new memory.
 
-        with torch.no_grad():
-            if place.tensor.shape == value.shape:
-                place.tensor.copy_(value)
-            else:
-                made = value.to(device=place.tensor.device, dtype=place.tensor.dtype, copy=True)
-                self.replace(place, made)
+        Gradients are off.
+        """
+        tensor = place.tensor
+        if tensor.shape == value.shape:
+            tensor.copy_(value)
+        else:
+            self.replace(place, value.to(device=tensor.device, dtype=tensor.dtype, copy=True))
 
     def replace(self, place: Place, data: torch.Tensor) -> None:
         """Gives a tensor other memory, of another shape, and tells the modules that have it."""
@@ -212,10 +240,3 @@ def _module_of(model: nn.Module, getter: str) -> nn.Module | None:
     except (AttributeError, NotImplementedError):
         return None
     return found
-
-
-def _check_real(tensor: torch.Tensor, live_name: str) -> None:
-    if tensor.is_meta:
-        raise UnwritableTensorError(
-            f"{live_name!r} is on the meta device and has no values", object=live_name, hint="Load the model whole."
-        )

@@ -109,10 +109,11 @@ class LiveValues:
         self._places.learn(after.keys(), absent=after.keys())
         places = self._places.direct(changed, after)
         groups = self._places.fused(changed)
-        keys = dict.fromkeys(after[place.name] for place in places)
-        sources = dict.fromkeys(after[name] for group in groups for name, _ in group.sources if name in after)
+        keys = [after[place.name] for place in places]
+        sources = [after[name] for group in groups for name, _ in group.sources if name in after]
         change = Change(self._places, self._values, before, after)
-        if sum(form_of(key).size for key in {**keys, **sources}) <= self._cache.limit:
-            change.staged(places, groups, self._values.get([*keys, *sources]))
+        if sum(form_of(key).size for key in (*keys, *sources)) <= self._cache.limit:
+            values, parts = self._values.get(keys), self._values.get(sources)
+            change.staged(list(zip(places, values, strict=True)), groups, dict(zip(sources, parts, strict=True)))
         else:
             change.straight(places, groups)

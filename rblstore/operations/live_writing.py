@@ -48,25 +48,36 @@ class Change:
         self._after = after
         self._kept: dict[int, torch.Tensor] = {}
 
-    def staged(self, places: Sequence[Place], groups: Sequence[Fused], values: Mapping[ValueKey, torch.Tensor]) -> None:
+    def staged(
+        self,
+        direct: Sequence[tuple[Place, torch.Tensor]],
+        groups: Sequence[Fused],
+        parts: Mapping[ValueKey, torch.Tensor],
+    ) -> None:
         """Writes values that are all in memory already.
 
         Args:
-            places: Tensors that have a stored name each.
+            direct: Tensors that have a stored name each, and their values.
             groups: Tensors that are converted from several.
-            values: By key.
+            parts: The values of which the groups are made, by key.
         """
-        planned = [(place, values[self._after[place.name]]) for place in places]
-        for group in groups:
-            planned += self._places.convert(group, lambda name: values.get(self._after[name]))
+        import torch
+
+        def part(name: str) -> torch.Tensor | None:
+            key = self._after.get(name)
+            return None if key is None else parts[key]
+
+        planned = [*direct, *(made for group in groups for made in self._places.convert(group, part))]
         for place, value in planned:
             self._keep(place, value.shape)
-        try:
-            for place, value in planned:
-                self._places.assign(place, value)
-        except BaseException as error:
-            self._undo(places, groups, error)
-            raise
+        assign = self._places.assign
+        with torch.no_grad():
+            try:
+                for place, value in planned:
+                    assign(place, value)
+            except BaseException as error:
+                self._undo([place for place, _ in direct], groups, error)
+                raise
 
     def straight(self, places: Sequence[Place], groups: Sequence[Fused]) -> None:
         """Writes values as they are read: into the tensors' own memory, where that has the stored form.
@@ -75,32 +86,35 @@ class Change:
             places: Tensors that have a stored name each.
             groups: Tensors that are converted from several.
         """
+        import torch
+
         for place in places:
             self._keep(place, form_of(self._after[place.name]).shape)
         into = [place for place in places if self._takes_bytes(place)]
-        read = {id(place) for place in into}
-        try:
-            self._read_into(into)
-            for place in places:
-                if id(place) not in read:
-                    self._places.assign(place, self._value(self._after[place.name]))
-            for group in groups:
-                for place, value in self._places.convert(group, self._reader(self._after)):
-                    self._keep(place, value.shape)
-                    self._places.assign(place, value)
-        except BaseException as error:
-            self._undo(places, groups, error)
-            raise
+        read = {id(place.tensor) for place in into}
+        with torch.no_grad():
+            try:
+                self._read_into(into)
+                for place in places:
+                    if id(place.tensor) not in read:
+                        self._places.assign(place, self._value(self._after[place.name]))
+                for group in groups:
+                    for place, value in self._places.convert(group, self._reader(self._after)):
+                        self._keep(place, value.shape)
+                        self._places.assign(place, value)
+            except BaseException as error:
+                self._undo(places, groups, error)
+                raise
 
     def _value(self, key: ValueKey) -> torch.Tensor:
-        return self._values.get([key])[key]
+        return self._values.get([key])[0]
 
     def _reader(self, wanted: Mapping[str, ValueKey]) -> Read:
         return lambda name: self._value(wanted[name]) if name in wanted else None
 
     def _keep(self, place: Place, shape: Sequence[int]) -> None:
         """Keeps what cannot be had again: memory of another shape, and values that have no key."""
-        if tuple(place.tensor.shape) != tuple(shape):
+        if place.tensor.shape != shape:
             self._kept[id(place.tensor)] = place.tensor.data
         elif place.name not in self._before:
             self._kept[id(place.tensor)] = place.tensor.detach().clone()

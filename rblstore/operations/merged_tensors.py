@@ -20,6 +20,7 @@ from rblstore.checkpoints.merging import (
     read_floats,
 )
 from rblstore.objects.content_records import FileManifest, StoredTensor
+from rblstore.objects.dtypes import TORCH_NAMES
 from rblstore.objects.history_records import Composition
 from rblstore.operations.stored_models import ADAPTER_WEIGHTS, Member, file_named
 from rblstore.repository import Store
@@ -154,11 +155,10 @@ class PeftMerge:
         import torch
 
         from rblstore.checkpoints.saving import save_model
-        from rblstore.live.binding import DTYPES
 
         dtypes = {tensor.dtype for tensor in beneath.values() if tensor.dtype in ("BF16", "F16", "F32", "F64")}
         if len(dtypes) == 1:
-            self._model.to(getattr(torch, DTYPES[dtypes.pop()]))
+            self._model.to(getattr(torch, TORCH_NAMES[dtypes.pop()]))
         save_model(self._model, folder)
 
     def reader(self, beneath: Mapping[str, StoredTensor]) -> Callable[[str], torch.Tensor]:
@@ -172,13 +172,13 @@ class PeftMerge:
         """
         import torch
 
-        from rblstore.live.binding import DTYPES, bind
+        from rblstore.live.binding import bind
 
         binding = bind(self._model, beneath)
 
         def value(name: str) -> torch.Tensor:
             stored = beneath[name]
-            live = binding.live(name).detach().to(getattr(torch, DTYPES[stored.dtype])).contiguous()
+            live = binding.live(name).detach().to(getattr(torch, TORCH_NAMES[stored.dtype])).contiguous()
             if tuple(live.shape) != stored.shape:
                 raise CannotMergeError(f"{name} has another shape once merged", object=name)
             return live

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 from rblstore.objects.content_records import StoredTensor
+from rblstore.objects.dtypes import TORCH_NAMES
 from rblstore.objects.history_records import Composition
 from rblstore.operations.merged_tensors import PeftMerge, merged_rows
 from rblstore.operations.stored_models import composed_state
@@ -24,9 +25,7 @@ def torch_dtype(stored: StoredTensor) -> torch.dtype:
     """The element type of a stored tensor once it is read."""
     import torch
 
-    from rblstore.live.binding import DTYPES
-
-    found: torch.dtype = getattr(torch, DTYPES[stored.dtype])
+    found: torch.dtype = getattr(torch, TORCH_NAMES[stored.dtype])
     return found
 
 
@@ -88,31 +87,25 @@ class TensorValues:
         if kept is not None:
             return kept
         if isinstance(key, MergedValue):
-            return self.get([key])[key]
+            return self.get([key])[0]
         value = torch.empty(key.shape, dtype=torch_dtype(key))
         self.read_into([(key, bytes_of(value))])
         return value
 
-    def get(self, keys: Iterable[ValueKey]) -> dict[ValueKey, torch.Tensor]:
+    def get(self, keys: Sequence[ValueKey]) -> list[torch.Tensor]:
         """The values of some keys; those that were not in the cache are in it afterwards, as far as its bound goes.
 
         Raises:
             CorruptError: Stored bytes are missing or damaged.
             CannotMergeError: A value cannot be computed.
         """
+        kept = [self._cache.get(key) for key in keys]
+        missing = dict.fromkeys(key for key, value in zip(keys, kept, strict=True) if value is None)
         found: dict[ValueKey, torch.Tensor] = {}
-        missing: dict[ValueKey, None] = {}
-        for key in keys:
-            if key not in found and key not in missing:
-                value = self._cache.get(key)
-                if value is None:
-                    missing[key] = None
-                else:
-                    found[key] = value
         if missing:
             self._read([key for key in missing if isinstance(key, StoredTensor)], found)
             self._compute([key for key in missing if isinstance(key, MergedValue)], found)
-        return found
+        return [found[key] if value is None else value for key, value in zip(keys, kept, strict=True)]
 
     def _read(self, keys: Sequence[StoredTensor], found: dict[ValueKey, torch.Tensor]) -> None:
         import torch
@@ -129,10 +122,10 @@ class TensorValues:
         plain = [key for key in keys if not isinstance(key.terms, PeftTerm)]
         if plain:
             # What lies beneath is kept as well: that is what taking the behavior out again will ask for.
-            beneath = self.get(dict.fromkeys(key.beneath for key in plain))
+            beneath = dict(zip(plain, self.get([key.beneath for key in plain]), strict=True))
             workers = min(self._store.configuration.workers, len(plain))
             with ThreadPoolExecutor(workers, thread_name_prefix="rbl-merge") as threads:
-                for key, value in zip(plain, threads.map(lambda key: self._sum(key, beneath), plain), strict=True):
+                for key, value in zip(plain, threads.map(lambda key: self._sum(key, beneath[key]), plain), strict=True):
                     found[key] = value
                     self._cache.put(key, value)
         by_composition: dict[Composition, list[tuple[MergedValue, PeftTerm]]] = {}
@@ -146,11 +139,11 @@ class TensorValues:
                 found[merged] = value_of(term.name).clone()
                 self._cache.put(merged, found[merged])
 
-    def _sum(self, key: MergedValue, beneath: Mapping[ValueKey, torch.Tensor]) -> torch.Tensor:
+    def _sum(self, key: MergedValue, beneath: torch.Tensor) -> torch.Tensor:
         import torch
 
         assert not isinstance(key.terms, PeftTerm), "peft's are computed together"
-        lies = bytes_of(beneath[key.beneath])
+        lies = bytes_of(beneath)
         row = key.beneath.size // max(1, key.beneath.shape[0])
         value = torch.empty(key.beneath.shape, dtype=torch_dtype(key.beneath))
         room, at = bytes_of(value), 0
