@@ -119,18 +119,20 @@ class Models:
         cache_bytes: int | None = None,
         probe: str | None = None,
         author: str | None = None,
+        allow_no_effect: bool = False,
         progress: Progress | None = None,
     ) -> LiveModel:
-        """Binds a model in memory to a commit: from then on behaviors are attached, detached and switched on it exactly.
+        """Binds a model in memory to a commit: from then on behaviors are put on, taken off and switched exactly.
 
         Args:
             model: The commit's model, its behaviors attached by :meth:`load` or by peft, or merged; or what lies
                 beneath them, which they are then put on. Any ``torch.nn.Module`` whose names match.
             revision: Which commit.
             form: ``adapters`` or ``merged``; None for the form that the model has.
-            cache_bytes: Memory for tensors that behaviors touch, and for adapters that were taken off; None for 512 MiB.
+            cache_bytes: Memory for tensors that behaviors touch and for adapters taken off; None for 512 MiB.
             probe: Name or id of the probe that attaching and verifying measure.
             author: Who is named in what is recorded.
+            allow_no_effect: Whether behaviors that are put on may change no output on the probe.
             progress: Is told bytes read.
 
         Raises:

@@ -159,7 +159,7 @@ def _load(peft_model: Any, spec: AttachSpec, live: str, device: str) -> None:
     prompt = peft_model.peft_config[live].is_prompt_learning
     # With bias="all" PEFT saves the biases of wrapped modules twice, once under a name that it never reads.
     unexpected = [] if prompt else sorted(key for key in result.unexpected_keys if ".modules_to_save." not in key)
-    missing = sorted(key for key in result.missing_keys if not any(part in key for part in _SHARED))
+    missing = sorted(key for key in result.missing_keys if not any(part in key for part in SHARED_TENSORS))
     if missing or unexpected:
         named = ", ".join([*missing, *unexpected][:8])
         raise LoadMismatchError(
@@ -171,7 +171,7 @@ def _load(peft_model: Any, spec: AttachSpec, live: str, device: str) -> None:
 
 
 # Tensors that PEFT rebuilds or shares between layers and so leaves out of the file.
-_SHARED = ("vblora_vector_bank", "prompt_encoder", ".tinylora_v.", ".unilora_theta_d.")
+SHARED_TENSORS = ("vblora_vector_bank", "prompt_encoder", ".tinylora_v.", ".unilora_theta_d.")
 
 
 def _scale(peft_model: Any, entry: Attached) -> None:

@@ -152,6 +152,20 @@ def _values(model: nn.Module, names: Sequence[str], restore: Restore) -> dict[st
     return found
 
 
+def put_values(plain: nn.Module, names: Sequence[str], restore: Restore) -> None:
+    """Gives tensors of a plain model the values beneath all behaviors, in the memory that they have.
+
+    Args:
+        plain: The model, with nothing attached.
+        names: Of its tensors.
+        restore: See :func:`detach`.
+
+    Raises:
+        UnrestorableError: Nothing is stored for one; none is written.
+    """
+    _write(plain, _values(plain, names, restore))
+
+
 def _put_differing_back(plain: nn.Module, restore: Restore) -> None:
     """Compares every tensor with what is stored, one at a time, and writes those that differ."""
     for name, live in plain_tensors(plain).items():

@@ -70,6 +70,12 @@ def share_modules(live: Any, into: Any) -> Any:
     return into
 
 
+def shares_modules(one: Any, other: Any) -> bool:
+    """Whether two plain models' bodies are the very same modules."""
+    mine = {id(module) for module in one.base_model.children()}
+    return any(id(module) in mine for module in other.base_model.children())
+
+
 def share_parameters(live: Any, into: Any) -> Any:
     """Gives a plain model the parameters of another one where name and shape agree; its modules stay its own.
 

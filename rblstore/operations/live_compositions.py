@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from rblstore.errors import ConflictError, NotFoundError, UsageError
 from rblstore.objects.content_records import Identity
@@ -12,6 +12,8 @@ from rblstore.objects.ids import CommitId
 from rblstore.operations.stored_models import Member, check_members, members, view_identity
 from rblstore.repository import Store
 from rblstore.revisions import resolve
+
+_KEPT = 256
 
 
 class AlreadyAttachedError(ConflictError):
@@ -42,16 +44,6 @@ class OtherIdentityError(ConflictError):
     """A behavior was asked for from a commit over another identity."""
 
     code: ClassVar[str] = "wrong_base"
-
-
-def composition_at(store: Store, revision: str) -> tuple[CommitId, Composition]:
-    """A commit and its composition.
-
-    Raises:
-        UnknownRevisionError: No commit of that name.
-    """
-    commit = resolve(store, revision).commit
-    return commit, store.record(store.record(commit, Commit).composition, Composition)
 
 
 def check_weight(weight: float | None) -> float | None:
@@ -119,23 +111,63 @@ def without_slot(live: Composition, name: str) -> Composition:
     return Composition(live.identity, tuple(slot for slot in live.slots if slot.name != name))
 
 
-def check_target(store: Store, target: Composition, before: Composition | None = None) -> list[Member]:
-    """Refuses a composition that does not hold together, or that peft cannot attach, before anything is loaded.
+class Compositions:
+    """The compositions that a live model was asked to become, each read and checked once: records never change.
 
     Args:
         store: The repository.
-        target: The composition.
-        before: What the model is, which may explain what is missing.
-
-    Returns:
-        Its behaviors, in order.
-
-    Raises:
-        ConflictError: Wrong ground, an overlap, or no way to attach.
-        WeightRefusedError: A weight that the behavior's form does not take.
-        CorruptError: A record is missing or damaged.
     """
-    found = members(store, target)
-    view = view_identity(store, store.record(target.identity, Identity))
-    check_members(view, found, members(store, before) if before is not None else (), unloadable=False)
-    return found
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._at: dict[CommitId, Composition] = {}
+        self._checked: dict[Composition, tuple[Member, ...]] = {}
+
+    def at(self, revision: str) -> tuple[CommitId, Composition]:
+        """A commit and its composition.
+
+        Raises:
+            UnknownRevisionError: No commit of that name.
+        """
+        # A whole id names one commit for ever, where a branch has to be looked up.
+        commit = CommitId(revision) if revision in self._at else resolve(self._store, revision).commit
+        found = self._at.get(commit)
+        if found is None:
+            _make_room(self._at)
+            found = self._store.record(self._store.record(commit, Commit).composition, Composition)
+            self._at[commit] = found
+        return commit, found
+
+    def checked(self, target: Composition, before: Composition | None = None) -> tuple[Member, ...]:
+        """The behaviors of a composition that holds together and that peft can attach, before anything is loaded.
+
+        Args:
+            target: The composition.
+            before: What the model is, which may explain what is missing.
+
+        Returns:
+            Its behaviors, in order.
+
+        Raises:
+            ConflictError: Wrong ground, an overlap, or no way to attach.
+            WeightRefusedError: A weight that the behavior's form does not take.
+            CorruptError: A record is missing or damaged.
+        """
+        found = self._checked.get(target)
+        if found is None:
+            _make_room(self._checked)
+            found = tuple(members(self._store, target))
+            view = view_identity(self._store, self._store.record(target.identity, Identity))
+            check_members(view, found, members(self._store, before) if before is not None else (), unloadable=False)
+            self._checked[target] = found
+        return found
+
+    def adapters(self, composition: Composition) -> tuple[Slot, ...]:
+        """The slots of a checked composition that peft attaches, in order."""
+        found = zip(composition.slots, self.checked(composition), strict=True)
+        return tuple(slot for slot, one in found if one.config is not None)
+
+
+def _make_room(kept: dict[Any, Any]) -> None:
+    while len(kept) >= _KEPT:
+        kept.pop(next(iter(kept)))

@@ -14,9 +14,8 @@ from rblstore.errors import ConflictError, LockedError, UsageError
 from rblstore.objects.history_records import Composition, Slot
 from rblstore.objects.ids import CommitId
 from rblstore.operations.live_compositions import (
-    check_target,
+    Compositions,
     check_weight,
-    composition_at,
     slot_of,
     with_slot,
     without_slot,
@@ -49,6 +48,15 @@ class LiveTrainingError(ConflictError):
     """The model is in training mode."""
 
     code: ClassVar[str] = "model_trains"
+
+
+def training_error(model: Any) -> LiveTrainingError:
+    """What is raised where a model that trains would be changed."""
+    return LiveTrainingError(
+        "the model is in training mode",
+        object=type(model).__name__,
+        hint="Call eval() on it first, between steps.",
+    )
 
 
 class LiveModel:
@@ -104,7 +112,7 @@ class LiveModel:
 
     @property
     def plain(self) -> Any:
-        """The model itself, which adapters or nothing lie around; another object only where a commit has another head."""
+        """The model itself, beneath whatever adapters; another object only where a commit has another head."""
         return self._state.plain
 
     @property
@@ -171,9 +179,8 @@ class LiveModel:
             source, found = self._find(name, revision)
             slot = Slot(found.name, found.behavior, found.weight if weight is None else weight)
             target = with_slot(state.composition, source, slot)
-            check_target(self.store, target, state.composition)
-            proof = None if allow_no_effect else self._effect_of(name)
-            state.become(target, state.form, discard=discard, proof=proof)
+            state.compositions.checked(target, state.composition)
+            self._become_proved(state, target, state.form, discard=discard, allow_no_effect=allow_no_effect)
 
     def detach(self, name: str, *, discard: bool = False) -> None:
         """Takes a behavior off.
@@ -188,28 +195,37 @@ class LiveModel:
         """
         with self.changing() as state:
             target = without_slot(state.composition, name)
-            check_target(self.store, target, state.composition)
+            state.compositions.checked(target, state.composition)
             state.become(target, state.form, discard=discard)
 
-    def switch(self, revision: str, *, form: LiveForm | None = None, discard: bool = False) -> None:
+    def switch(
+        self,
+        revision: str,
+        *,
+        form: LiveForm | None = None,
+        discard: bool = False,
+        allow_no_effect: bool = False,
+    ) -> None:
         """Makes the model the composition of another commit; only tensors that differ are written.
 
         Args:
             revision: The commit.
             form: Of the behaviors afterwards; None keeps it.
             discard: Whether adapters' tensors that were changed in memory may be lost.
+            allow_no_effect: Whether behaviors that come may change no output on the probe.
 
         Raises:
             UnknownRevisionError: No commit of that name.
             ConflictError: The commit's model is another one, or cannot be composed.
             CorruptError: Stored bytes are damaged; the model is as before.
+            NoEffectError: A behavior that comes changes no output.
         """
         with self.changing(mending=True) as state:
-            commit, target = composition_at(self.store, revision)
+            commit, target = self._state.compositions.at(revision)
             form = state.form if form is None else check_form(form)
             if (target, form) != (state.composition, state.form) or state.broken:
-                check_target(self.store, target, state.composition)
-                state.become(target, form, discard=discard)
+                state.compositions.checked(target, state.composition)
+                self._become_proved(state, target, form, discard=discard, allow_no_effect=allow_no_effect)
             self._commit, self._named = commit, target
 
     def merge(self, *, discard: bool = False) -> None:
@@ -240,11 +256,16 @@ class LiveModel:
             return verify_live(self, probe=probe, tolerance=tolerance)
 
     def revert(self, target: str, **options: Any) -> Any:
-        """Takes a behavior, or what a commit added, out and proves it: ``rblstore.operations.live_proof.revert_live``."""
+        """Takes a behavior or what a commit added out, and proves it: ``live_proof.revert_live``."""
         from rblstore.operations.live_proof import revert_live
 
         with self.changing():
             return revert_live(self, target, **options)
+
+    def bind_to(self, commit: CommitId) -> None:
+        """Names the commit whose composition the model is now, once it was made."""
+        with self.using() as state:
+            self._commit, self._named = commit, state.composition
 
     def residue(self) -> list[Finding]:
         """What is on the model that neither it nor its composition brought; one finding a thing, none where clean."""
@@ -287,11 +308,7 @@ class LiveModel:
         with self._held():
             self._check(mending=mending)
             if self._state.plain.training or self._state.model.training:
-                raise LiveTrainingError(
-                    "the model is in training mode",
-                    object=type(self._state.plain).__name__,
-                    hint="Call live.model.eval() first, between steps.",
-                )
+                raise training_error(self._state.plain)
             yield self._state
 
     @contextmanager
@@ -320,16 +337,19 @@ class LiveModel:
 
     def _find(self, name: str, revision: str | None) -> tuple[Composition, Slot]:
         if revision is not None:
-            source = composition_at(self.store, revision)[1]
+            source = self._state.compositions.at(revision)[1]
             return source, slot_of(source, name, revision)
         if (slot := self._named.slot(name)) is not None:
             return self._named, slot
-        source = composition_at(self.store, "HEAD")[1]
+        source = self._state.compositions.at("HEAD")[1]
         return source, slot_of(source, name, "HEAD")
 
-    def _effect_of(self, name: str) -> Any:
-        """What shows, once it is on the model, that a behavior changes its outputs."""
-        return None
+    def _become_proved(
+        self, state: LiveState, target: Composition, form: LiveForm, *, discard: bool, allow_no_effect: bool
+    ) -> None:
+        from rblstore.operations.live_effect import become_proved
+
+        become_proved(state, target, form, probe=self.probe, discard=discard, allow_no_effect=allow_no_effect)
 
 
 def check_form(form: str) -> LiveForm:
@@ -354,6 +374,7 @@ def attach_model(
     cache_bytes: int = CACHE_BYTES,
     probe: str | None = None,
     author: str = "unknown",
+    allow_no_effect: bool = False,
     progress: Progress | None = None,
 ) -> LiveModel:
     """Binds a model in memory to a commit.
@@ -367,6 +388,7 @@ def attach_model(
         cache_bytes: Memory for tensors that behaviors touch and for adapters that were taken off.
         probe: Name or id of the probe that attaching and verifying measure.
         author: Who is named in what is recorded.
+        allow_no_effect: Whether behaviors that are put on may change no output on the probe.
         progress: Is told bytes read.
 
     Raises:
@@ -377,9 +399,20 @@ def attach_model(
     from rblstore.operations.live_binding import bind_model
 
     wanted = None if form is None else check_form(form)
-    commit, composition = composition_at(store, revision)
-    check_target(store, composition)
-    state = bind_model(store, model, composition, form=wanted, cache_bytes=cache_bytes, progress=progress)
+    compositions = Compositions(store)
+    commit, composition = compositions.at(revision)
+    compositions.checked(composition)
+    state = bind_model(
+        store,
+        model,
+        composition,
+        compositions,
+        form=wanted,
+        cache_bytes=cache_bytes,
+        probe=probe,
+        allow_no_effect=allow_no_effect,
+        progress=progress,
+    )
     live = LiveModel(store, state, commit, author=author, probe=probe, progress=progress)
     state.register(live)
     return live
