@@ -186,7 +186,7 @@ def _survives(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether a tensor was only widened: every value comes back from the narrower type with the same bits."""
     if tensor.device.type == "meta" or not (tensor.is_floating_point() and dtype.is_floating_point):
         return False
-    if torch.promote_types(tensor.dtype, dtype) != tensor.dtype:
+    if tensor.dtype.itemsize <= dtype.itemsize:
         return False
     held = tensor.detach()
     back = held.to(dtype).to(held.dtype)
@@ -272,10 +272,11 @@ def _ties(before: ModelState) -> Iterator[Difference]:
     for names in before.ties:
         now = {full: tensor for full in names if (tensor := _own(places[full][0].module, places[full][1])) is not None}
         if len({address_of(tensor) for tensor in now.values()}) < 2:
+            yield from _untied_by_modules(before.model, now)
             continue
         first = _anchor(before, places, now)
         for full, tensor in now.items():
-            if first is not None and address_of(tensor) == address_of(now[first]):
+            if full == (first or names[0]) or (first is not None and address_of(tensor) == address_of(now[first])):
                 continue
             undo = None if first is None else _retie(places, full, first)
             yield Difference.of(full, "tie", f"no longer shares memory with {first or names[0]}", undo)
@@ -290,6 +291,30 @@ def _ties(before: ModelState) -> Iterator[Difference]:
                 apart = kept is not None and kept is not own.get(name) and _as_it_was(kept, state.tensors[name])
                 undo = partial(_put_name, own, {name: kept}, name) if apart else None
                 yield Difference.of(full, "tie", f"shares memory with {names[0]}, did not", undo)
+
+
+def _untied_by_modules(model: nn.Module, now: Mapping[str, torch.Tensor]) -> Iterator[Difference]:
+    """Names whose module was replaced by one with a tensor of its own; putting the module back ties them again."""
+    seen = {full: tensor for full in now if (tensor := _at(model, full)) is not None}
+    first = next((full for full, tensor in seen.items() if tensor is now[full]), next(iter(now)))
+    for full, tensor in seen.items():
+        if full != first and first in seen and address_of(tensor) != address_of(seen[first]):
+            yield Difference.of(full, "tie", f"no longer shares memory with {first}", _nothing)
+
+
+def _at(model: nn.Module, full: str) -> torch.Tensor | None:
+    path, _, name = full.rpartition(".")
+    module = unwrapped(model)
+    for part in path.split(".") if path else ():
+        child = module._modules.get(part)  # noqa: SLF001
+        if child is None:
+            return None
+        module = unwrapped(child)
+    return _own(module, name)
+
+
+def _nothing() -> None:
+    """What is left to undo where something else undoes it."""
 
 
 def _as_it_was(tensor: torch.Tensor, was: TensorState) -> bool:

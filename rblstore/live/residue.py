@@ -17,6 +17,7 @@ from rblstore.checkpoints.model_state import (
     drop_hook,
     is_pefts,
     origin_of,
+    plain_modules_once,
 )
 from rblstore.checkpoints.plain_view import plain_model, unwrapped
 from rblstore.live.differences import differences
@@ -93,7 +94,7 @@ def _scan(model: nn.Module, before: ModelState | None) -> Iterator[Difference]:
 
 def _of_peft(plain: nn.Module, attached: frozenset[str], *, known: bool) -> Iterator[Difference]:
     """What is PEFT's by its class, its name or where its code was written, whatever the model was before."""
-    for name, module in plain.named_modules():
+    for name, module in plain_modules_once(plain):
         for key, child in module._modules.items():  # noqa: SLF001 - also the second names of one module
             if child is not None and is_wrapper(child) and not is_wrapper(module):
                 yield from _of_wrapper(module, key, child, f"{name}.{key}" if name else key, attached)

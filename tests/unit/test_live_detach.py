@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rblstore.checkpoints.attaching import AttachSpec, UnattachableError
+from rblstore.checkpoints.ledger import ledger_of
 from rblstore.checkpoints.loading import load_directory
 from rblstore.checkpoints.plain_view import plain_tensors
 from rblstore.checkpoints.saving import live_tensor_digest
@@ -59,6 +60,16 @@ def digests(model: Any) -> dict[str, str]:
     return {name: live_tensor_digest(tensor) for name, tensor in model.state_dict().items()}
 
 
+def taken_out(model: Any, base: Path, *names: str) -> Any:
+    """The model without behaviors, of which nothing may be left that the state before them does not have."""
+    ledger = ledger_of(model)
+    assert ledger is not None
+    before = ledger.plain
+    plain = detach(model, names, restore=restorer(model, base))
+    assert residue(plain, before) == []
+    return plain
+
+
 def assert_same_model(model: Any, fresh: Any) -> None:
     assert residue(model) == []
     assert vars(model).keys() == vars(fresh).keys()
@@ -84,8 +95,7 @@ def test_after_the_last_detach_the_model_is_the_base(
     fresh = load(base)
     model = load(base, AttachSpec("polite", adapter))
     assert not torch.equal(tiny_models.outputs(model), tiny_models.outputs(fresh))
-    plain = detach(model, ["polite"], restore=restorer(model, base))
-    assert_same_model(plain, fresh)
+    assert_same_model(taken_out(model, base, "polite"), fresh)
 
 
 @pytest.mark.parametrize("kind", REPLACING)
@@ -135,8 +145,8 @@ def test_taking_one_of_three_out_leaves_the_other_two(
     assert torch.equal(tiny_models.outputs(model), tiny_models.outputs(expected))
     assert not torch.equal(tiny_models.outputs(model), before)
     assert set(model.state_dict()) == set(expected.state_dict())
-    plain = detach(model, [spec.name for spec in kept], restore=restorer(model, base))
-    assert_same_model(plain, load(base))
+    assert residue(model) == []
+    assert_same_model(taken_out(model, base, *(spec.name for spec in kept)), load(base))
 
 
 def test_weights_stay_and_do_not_compound(made: Callable[..., tuple[Any, Path]], tmp_path: Path) -> None:
@@ -165,7 +175,7 @@ def test_behaviors_can_be_attached_and_taken_out_again_and_again(
     fresh, model = load(base), load(base)
     for spec in specs * 2:
         wrapped = attach(model, [spec])
-        model = detach(wrapped, [spec.name], restore=restorer(wrapped, base))
+        model = taken_out(wrapped, base, spec.name)
         assert_same_model(model, fresh)
 
 
@@ -175,14 +185,14 @@ def test_generating_leaves_nothing_behind(made: Callable[..., tuple[Any, Path]],
         adapter = tiny_models.save_adapter(original, tmp_path / kind, kind)
         model = load(base, AttachSpec("polite", adapter))
         model.generate(input_ids=tiny_models.PROMPT, max_new_tokens=2, do_sample=False)
-        assert_same_model(detach(model, ["polite"], restore=restorer(model, base)), load(base))
+        assert_same_model(taken_out(model, base, "polite"), load(base))
 
 
 def test_a_merged_adapter_comes_out_too(made: Callable[..., tuple[Any, Path]], tmp_path: Path) -> None:
     original, base = made("llama", torch.bfloat16)
     model = load(base, AttachSpec("polite", tiny_models.save_adapter(original, tmp_path / "a")))
     model.merge_adapter()
-    assert_same_model(detach(model, ["polite"], restore=restorer(model, base)), load(base))
+    assert_same_model(taken_out(model, base, "polite"), load(base))
 
 
 @pytest.mark.parametrize(
