@@ -148,6 +148,7 @@ class Models:
             cache_bytes=CACHE_BYTES if cache_bytes is None else cache_bytes,
             probe=probe,
             author=self.author(author),
+            allow_no_effect=allow_no_effect,
             progress=progress,
         )
 

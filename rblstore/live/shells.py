@@ -6,7 +6,7 @@ object; its body is the one that was live.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,13 +24,18 @@ def body_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in plain_tensors(model).items() if id(tensor) in own}
 
 
-def ties_fit(model: nn.Module, contents: dict[str, str], *, whole: bool) -> bool:
+def unfilled(model: nn.Module, names: Collection[str]) -> frozenset[str]:
+    """Names of a plain model's parameters that none of the stored tensors fills."""
+    return _parameters_among(model, bind(model, names, absent=names).unbound)
+
+
+def ties_fit(model: nn.Module, contents: Mapping[str, str], *, empty: Collection[str] = ()) -> bool:
     """Whether every stored tensor has a place of its own in a model, and every place a stored tensor.
 
     Args:
         model: A plain model.
         contents: SHA-256 by stored name of what it is to hold.
-        whole: Whether a tensor of the model that nothing is stored for speaks against it.
+        empty: Names of parameters for which nothing need be stored.
     """
     try:
         binding = bind(model, contents)
@@ -41,12 +46,12 @@ def ties_fit(model: nn.Module, contents: dict[str, str], *, whole: bool) -> bool
     for stored, name in binding.direct.items():
         if held.setdefault(id(tensors[name]), contents[stored]) != contents[stored]:
             return False  # two values for one tensor: what is tied here was trained apart
-    return not (whole and _parameters_among(model, binding.unbound))
+    return _parameters_among(model, binding.unbound) <= set(empty)
 
 
-def _parameters_among(model: nn.Module, names: Iterable[str]) -> bool:
+def _parameters_among(model: nn.Module, names: Iterable[str]) -> frozenset[str]:
     tensors = plain_tensors(model)
-    return any(isinstance(tensors[name], nn.Parameter) for name in names)
+    return frozenset(name for name in names if isinstance(tensors[name], nn.Parameter))
 
 
 def share_modules(live: Any, into: Any) -> Any:

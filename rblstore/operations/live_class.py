@@ -129,7 +129,7 @@ class LiveClasses:
         from transformers import PreTrainedModel
 
         from rblstore.checkpoints.loading import AttachSpec, model_form
-        from rblstore.live.shells import ties_fit
+        from rblstore.live.shells import ties_fit, unfilled
 
         new = composed_state(self._store, target)
         if not isinstance(plain, PreTrainedModel) or CONFIG not in new.files:
@@ -141,12 +141,17 @@ class LiveClasses:
         if form.switched:
             return True
         contents = {name: str(tensor.content) for name, tensor in new.tensors.items()}
-        differ = self._settings_of(plain).differ_in(self._settings(new), _SAID_ELSEWHERE)
-        return not differ and ties_fit(plain, contents, whole=True)
+        if self._settings_of(plain).differ_in(self._settings(new), _SAID_ELSEWHERE):
+            return False
+        # What was bound with a parameter that no checkpoint has goes on with it.
+        made = composed_state(self._store, self._made_by(plain)).tensors
+        return ties_fit(plain, contents, empty=unfilled(plain, made.keys()))
 
     def _settings_of(self, plain: nn.Module) -> _Settings:
-        made = next(composition for model, composition in reversed(self._made) if model is plain)
-        return self._settings(composed_state(self._store, made))
+        return self._settings(composed_state(self._store, self._made_by(plain)))
+
+    def _made_by(self, plain: nn.Module) -> Composition:
+        return next(composition for model, composition in reversed(self._made) if model is plain)
 
     def _settings(self, state: LogicalState) -> _Settings:
         content = state.files.get(CONFIG)

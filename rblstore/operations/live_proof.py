@@ -331,8 +331,9 @@ def revert_live(
 
         return prove
 
-    live.become(plan.target, live.form, proof=proof)
-    live.bind_to(plan.commit_id, plan.target)
+    with live.changing() as state:
+        state.become(plan.target, state.form, proof=proof)
+        live.bind_to(plan.commit_id)
     return made[0]
 
 
