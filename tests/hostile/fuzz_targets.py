@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import tempfile
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from rblstore.checkpoints.model_card import claims_from_files
 from rblstore.checkpoints.name_patterns import choose_names
 from rblstore.checkpoints.pickles import looks_like_pickle, zip_names_pickle
 from rblstore.checkpoints.safetensors_header import encode_header, read_header
+from rblstore.checkpoints.state_tree import decode_tree
 from rblstore.configuration import parse_configuration
 from rblstore.divergence.probe_file import parse_prompts
 from rblstore.errors import RblError
@@ -104,6 +106,53 @@ def _read_safetensors(data: bytes) -> None:
         position += span.size
     assert position == len(data)
     assert len(set(names)) == len(names)
+
+
+class _Tensor:
+    """Stands for a tensor: the parser asks its array for a shape only."""
+
+    dtype, shape = "F32", (2,)
+
+    def numpy(self) -> Any:
+        return self
+
+
+def _read_state(data: bytes) -> None:
+    tree = decode_tree(data, {"moment": _Tensor(), "list.0": _Tensor()})  # type: ignore[dict-item]
+    waiting, seen = [tree], 0
+    while waiting:
+        value = waiting.pop()
+        assert type(value) in (
+            type(None),
+            bool,
+            int,
+            float,
+            str,
+            bytes,
+            dict,
+            OrderedDict,
+            Counter,
+            list,
+            tuple,
+            _Tensor,
+        )
+        seen += isinstance(value, _Tensor)
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    assert seen == 2
+
+
+_STATE = encode_json({
+    "rblstore_state": 1,
+    "tree": ["dict", "m", ["tensor", "moment"], "l", ["list", ["array", "list.0"], ["float", "0.1"], 7, None, "x"],
+             3, ["tuple", ["int", "-ffffffffffffffffffff"], ["bytes", "00ff"], ["counter", 1, 2], True],
+             "o", ["ordered", ["int", "ffffffffffffffff"], ["float", "nan:7ff8000000000000"]]],
+})  # fmt: skip
+_STATE_WORDS = (b'["float","inf"]', b'["int","', b'["tensor","moment"]', b'["scalar","moment"]', b'["dict",',
+                b'["tuple",', b'["ordered",', b'["counter",', b'["bytes","', b"-0.0", b"1e400", b"nan:")  # fmt: skip
+
+
+def _mend_state(data: bytes) -> bytes:
+    return canonical(data)
 
 
 def _header_parts(data: bytes) -> Parts:
@@ -392,6 +441,8 @@ def parser_targets(folder: Path) -> tuple[Target, ...]:
                hostile=tuple(b"rblstore/identity/1\n" + one for one in bombs.JSON[:8])),
         Target("json", (*(_record_parts(one)[1] for one in VECTORS), b'[1,2.5,"\\u00e9",null]'), _read_json,
         JSON_WORDS, _whole,
+               hostile=bombs.JSON),
+        Target("state-tree", (_STATE,), _read_state, (*_STATE_WORDS, *JSON_WORDS), _whole, _mend_state,
                hostile=bombs.JSON),
         Target("refs-log", _log_seeds(), _log_reader(folder), (b" ", b"\n", *JSON_WORDS), None, _mend_log),
         Target("config-toml", (_CONFIG, b""), parse_configuration, _TOML, hostile=bombs.TOML),
