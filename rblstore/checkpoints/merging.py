@@ -1,8 +1,8 @@
 """Merging plain LoRA into checkpoint tensors without torch: sums in fp32, in the composition's order, rounded once.
 
 The arithmetic is that of peft's own merge, ``base + (B @ A) * scale``; but peft rounds each adapter's product and each
-sum to the base's type, and here only the result is rounded. A tensor is read, summed and written in blocks of rows, so
-memory is bounded by a block and the (small) factors.
+sum to the base's type, and here only the result is rounded to it. A tensor is read, summed and written in blocks of
+rows, so memory is bounded by a block and the (small) factors.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 MERGEABLE = ("BF16", "F16", "F32", "F64")
 BLOCK_BYTES = 8 << 20
+# What is summed at a time stays in the processor's own cache.
+_TILE_ELEMENTS = 1 << 16
 # Patterns come from outside and are regular expressions; one repetition and no group cannot be made to run for ever.
 _PATTERN = re.compile(r"[\w.\\^$|\[\]*+?-]{1,256}", re.ASCII)
 _REPEATED = re.compile(r"[*+?]")
@@ -245,13 +247,33 @@ def write_floats(values: Floats, dtype: str) -> bytes:
 def merge_block(base: Floats, deltas: Sequence[Delta]) -> Floats:
     """The sum base + scale * B A, added up in the order given and in the base's own precision.
 
+    The product is a sum of outer products in the order of the ranks, every multiplication and addition rounded by
+    itself. A matrix product of a library sums in another order with another number of threads, or on another processor;
+    this gives the same bits everywhere, and for the ranks of adapters takes no longer.
+
     Args:
         base: (rows, columns), float32; float64 for F64 tensors.
         deltas: (A (rank, columns), B (rows, rank), scale) for these rows.
     """
+    import numpy as np
+
     total: Floats = base.copy()
+    rows, columns = base.shape
+    step = max(1, _TILE_ELEMENTS // max(1, columns))
+    product, term = np.empty((2, min(step, rows), columns), base.dtype)
     for first, second, scale in deltas:
-        total += (second.astype(base.dtype, copy=False) @ first.astype(base.dtype, copy=False)) * base.dtype.type(scale)
+        across, down = (factor.astype(base.dtype, copy=False) for factor in (first, second))
+        with np.errstate(over="ignore", invalid="ignore"):
+            factor = base.dtype.type(scale)
+            for start in range(0, rows if len(across) else 0, step):
+                tile, sides = total[start : start + step], down[start : start + step]
+                outer, one = product[: len(tile)], term[: len(tile)]
+                np.multiply(sides[:, :1], across[:1], out=outer)
+                for rank in range(1, len(across)):
+                    np.multiply(sides[:, rank : rank + 1], across[rank : rank + 1], out=one)
+                    np.add(outer, one, out=outer)
+                np.multiply(outer, factor, out=outer)
+                np.add(tile, outer, out=tile)
     return total
 
 
