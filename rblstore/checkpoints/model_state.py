@@ -262,19 +262,25 @@ def hook_ids(module: nn.Module) -> dict[str, frozenset[int]]:
 
 
 def origin_of(function: Any) -> str:
-    """The module that a hook, a method or whatever it hides behind was written in."""
-    for _ in range(8):
-        inner = getattr(function, "func", None) or getattr(function, "__wrapped__", None)
-        inner = inner or getattr(function, "__func__", None)
-        if inner is None or inner is function:
-            break
-        function = inner
-    return str(getattr(function, "__module__", None) or type(function).__module__)
+    """The module that a hook or method was written in."""
+    return next(_origins(function))
 
 
 def is_pefts(function: Any) -> bool:
-    """Whether a hook or method is PEFT's."""
-    return origin_of(function).startswith("peft.")
+    """Whether a hook or method, or one that it hands its calls to, is PEFT's."""
+    return any(origin.startswith("peft.") for origin in _origins(function))
+
+
+def _origins(function: Any) -> Iterator[str]:
+    for _ in range(8):
+        while (inner := getattr(function, "func", None) or getattr(function, "__func__", None)) is not None:
+            function = inner
+        # functools.wraps gives a wrapper the wrapped one's __module__; its globals are its own.
+        known = getattr(function, "__globals__", {}).get("__name__") or getattr(function, "__module__", None)
+        yield str(known or type(function).__module__)
+        function = getattr(function, "__wrapped__", None)
+        if function is None:
+            return
 
 
 def attributes_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

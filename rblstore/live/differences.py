@@ -33,6 +33,8 @@ from rblstore.live.findings import Difference, Kind
 _ABSENT = object()
 # What PEFT's generate puts on whatever it takes for the model.
 _MAY_BE_UNKNOWN = frozenset({*LEFT_BEHIND, *GRADIENT_HOOKS, "generation_config"})
+# Methods that transformers and PEFT put on instances.
+_OF_LIBRARIES = frozenset({*LEFT_BEHIND, "_gradient_checkpointing_func"})
 # torch and transformers note these as a model is used, whatever is attached.
 _OF_USE = ("transformers.utils.output_capturing", "torch.")
 _MUCH = 60
@@ -244,7 +246,9 @@ def _attributes(state: ModuleState, *, passed_over: frozenset[str]) -> Iterator[
         shown = before if now is _ABSENT else now
         if callable(shown) and not isinstance(shown, nn.Module):
             how = "is gone" if now is _ABSENT else f"was replaced by {_named(now)}"
-            yield Difference.of(state.name, "method", f"the method {name} {how}", undo)
+            # Like a hook: what is not PEFT's was put there by somebody who may need it.
+            ours = now is _ABSENT or name in _OF_LIBRARIES or is_pefts(now)
+            yield Difference.of(state.name, "method", f"the method {name} {how}", undo if ours else None)
         elif before is _ABSENT or now is _ABSENT or hasattr(before, "to_dict"):
             yield Difference.of(state.name, "attribute", _change(name, before, now), undo)
 

@@ -130,7 +130,7 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str, str, bool]] = {
         "buffer",
         True,
     ),
-    "forward": (lambda m: _set(m.model.norm, "forward", lambda x: x), NORM, "method", True),
+    "forward": (lambda m: _set(m.model.norm, "forward", lambda x: x), NORM, "method", False),
     "peft's forward": (_peft_method, NORM, "method", True),
     "peft's hook": (_peft_hook, NORM, "hook", True),
     "own hook": (lambda m: m.model.norm.register_forward_hook(lambda *_: None), NORM, "hook", False),
