@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import figures
+import live_page
+import live_switching
+import live_training
 import many_behaviors
 import peer_page
 import peer_rounds
@@ -221,6 +224,79 @@ def test_a_process_that_fails_says_so_and_one_with_links_is_weighed_once(tmp_pat
     (tmp_path / "one").write_bytes(b"12345")
     (tmp_path / "two").hardlink_to(tmp_path / "one")
     assert peer_rounds.tree_bytes(tmp_path) == 5
+
+
+def _live_document(guarded: float = 2.02, again: float = 2.002) -> dict[str, Any]:
+    """A run on one model: a copy takes 1 ms, loading anew 1 s, ten steps without anything 1 s."""
+    milliseconds = {
+        live_switching.COPY: 1.0, live_switching.RELOAD: 1010.0, live_switching.WARM: 10.0,
+        live_switching.MERGED_DETACH + live_switching.CACHED: 2.0,
+        live_switching.MERGED_DETACH + live_switching.STORED: 251.0,
+        live_switching.SWITCH: 4.0, live_switching.SET_ADAPTER: 5.0,
+    }  # fmt: skip
+
+    def loop(seconds: float) -> list[dict[str, float]]:
+        others = dict.fromkeys(("enter_s", "leave_s", "cpu_s", "inside_s"), 0.5)
+        return [{"loop_s": seconds, "step_s": 0.1, **others}] * 3
+
+    row = {"dtype": "bfloat16", "of_elements": 8, "max_abs": 0.5, "mean_abs": 0.25, "relative": 0.125, "elsewhere": 0}
+    return {
+        "name": "live", "machine": _document(rblstore=1.0, dvc_hardlink=1.0, borg_none=1.0)["machine"],
+        "versions": {"python": "3"}, "rounds": 3, "threads": 2,
+        "subjects": {"tiny": {
+            "bytes": 1000, "touched_bytes": 100, "bit_equal_afterwards": True,
+            "seconds": {name: [took / 1e3] * 3 for name, took in milliseconds.items()},
+        }},
+        "cycles": [
+            {"tool": "peft", "cycles": 1000, "bits": 4096, "elements": 4, **row},
+            {"tool": "rblstore", "cycles": 1000, "bits": 0, "elements": 0, **row},
+        ],
+        "training": {
+            "steps": 29, "every": 10, "checks": 2, "tokens": 64, "check_s": {"full, 1 threads": [0.02]},
+            "loops": {
+                live_training.PLAIN: loop(2.0), live_training.AGAIN: loop(again), live_training.GUARD: loop(guarded),
+            },
+        },
+    }  # fmt: skip
+
+
+def test_live_targets_are_ratios_inside_the_run() -> None:
+    document = _live_document()
+    found = _by_name(targets.verdicts(document, live_page.live_targets(document)))
+    assert found["take out a merged behavior, cached"].measured == pytest.approx(2.0)
+    assert found["take out a merged behavior, from the store"].measured == pytest.approx(0.251)
+    assert found["take out a merged behavior, from the store"].met is False
+    assert found["switch, held apart"].met is True
+    assert found["bits changed by merging and unmerging"].met is True
+    assert found["guard every 10 steps"].measured == pytest.approx(0.01)
+    assert found["RblCallback every 10 steps"].met is None
+    text = live_page.page(document)
+    assert "| peft, bfloat16 | 1,000 | 4,096 | 50.0% |" in text
+    assert "| guard, behind | 0.100 | 0.500 | 0.500 | 0.500 | 0.500 | +1.0% |" in text
+    assert "The callback was not measured." in text
+
+
+def test_an_overhead_below_the_noise_is_no_figure() -> None:
+    document = _live_document(guarded=1.9, again=2.05)
+    assert live_page.overhead(document, live_training.GUARD) == pytest.approx(-0.05)
+    assert live_page.noise(document) == pytest.approx(0.025)
+    found = _by_name(targets.verdicts(document, live_page.live_targets(document)))
+    assert found["guard every 10 steps"].met is None
+
+
+def test_residual_error_is_counted_in_bits() -> None:
+    torch = pytest.importorskip("torch")
+    import live_cycles
+
+    before = {"w": torch.tensor([1.0, -2.0, 3.0, 2.0], dtype=torch.bfloat16), "n": torch.tensor([float("nan"), 0.0])}
+    now = {name: one.clone() for name, one in before.items()}
+    assert live_cycles.residue({"w": now["w"]}, {"w": before["w"]})["bits"] == 0
+    now["w"][2] = 3.5  # mantissas 1.1000000 and 1.1100000
+    now["n"][1] = -0.0
+    assert live_cycles.residue({"w": now["w"]}, {"w": before["w"]}) == {
+        "bits": 1, "elements": 1, "of_elements": 4, "max_abs": 0.5, "mean_abs": 0.125, "relative": 0.0625,
+    }  # fmt: skip
+    assert live_cycles.changed_bits(now["n"], before["n"]) == (1, 1)
 
 
 def test_made_behaviors_differ_and_made_weights_are_normal(tmp_path: Path) -> None:
