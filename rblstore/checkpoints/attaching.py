@@ -62,6 +62,12 @@ class LoadMismatchError(ConflictError):
     code: ClassVar[str] = "load_mismatch"
 
 
+class UnusedTensorsError(LoadMismatchError):
+    """An adapter holds tensors that the model it is put on has no use for."""
+
+    code: ClassVar[str] = "unused_tensors"
+
+
 @dataclass(frozen=True)
 class AttachSpec:
     """One adapter to attach.
@@ -162,7 +168,8 @@ def _load(peft_model: Any, spec: AttachSpec, live: str, device: str) -> None:
     missing = sorted(key for key in result.missing_keys if not any(part in key for part in SHARED_TENSORS))
     if missing or unexpected:
         named = ", ".join([*missing, *unexpected][:8])
-        raise LoadMismatchError(
+        kind = LoadMismatchError if missing else UnusedTensorsError
+        raise kind(
             f"behavior {spec.name!r}: {len(missing)} tensors that the model needs are missing, "
             f"{len(unexpected)} have no place in it: {named}",
             object=spec.name,

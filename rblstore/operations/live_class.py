@@ -151,7 +151,8 @@ class LiveClasses:
         return self._settings(composed_state(self._store, self._made_by(plain)))
 
     def _made_by(self, plain: nn.Module) -> Composition:
-        return next(composition for model, composition in reversed(self._made) if model is plain)
+        made: Composition = next(composition for model, composition in reversed(self._made) if model is plain)
+        return made
 
     def _settings(self, state: LogicalState) -> _Settings:
         content = state.files.get(CONFIG)

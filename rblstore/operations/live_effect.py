@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from rblstore.operations.live_model import LiveForm
     from rblstore.operations.live_switch import LiveState, Proof
 
-__all__ = ["NoEffectError", "UnusedTensorsError", "become_proved"]
-
 _REMEMBERED = 1024
 _UPDATES = (".lora_B.", ".lora_embedding_B")
 _PLAIN_LORA = (*_UPDATES, ".lora_A.", ".lora_embedding_A")
@@ -38,12 +36,6 @@ class NoEffectError(ConflictError):
     """A behavior changes no output of the model that it was put on."""
 
     code: ClassVar[str] = "no_effect"
-
-
-class UnusedTensorsError(ConflictError):
-    """A behavior holds tensors that the model it was put on does not use."""
-
-    code: ClassVar[str] = "unused_tensors"
 
 
 class _Remembered:
@@ -207,6 +199,8 @@ def _check_used(state: LiveState, slot: Slot, beneath: Composition, target: Comp
     Raises:
         UnusedTensorsError: Names those that it does not.
     """
+    from rblstore.checkpoints.attaching import UnusedTensorsError
+
     behavior = state.store.record(slot.behavior, Behavior)
     written = [one.target for one in behavior.effects if one.on == "tensor" and one.action != "removes"]
     if behavior.form == "overlay":
