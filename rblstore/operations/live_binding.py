@@ -86,6 +86,7 @@ def bind_model(
     else:
         now, live_form = composition, _form("adapters")
         mounting = binding.mounting(inner)
+    binding.refuse_strangers()
     state = LiveState(
         store,
         model if inner is plain else plain,
@@ -144,6 +145,32 @@ class _Binding:
         self._progress = progress
         self._members = compositions.checked(composition)
 
+    def refuse_strangers(self) -> None:
+        """Refuses a model with parameters that neither the checkpoint nor a behavior has.
+
+        Raises:
+            OtherModelError: It has such.
+        """
+        from torch import nn
+
+        from rblstore.checkpoints.plain_view import plain_tensors
+        from rblstore.live.binding import bind
+
+        names = self._values.of(Composition(self._composition.identity, self._overlays()), "adapters")
+        tensors = plain_tensors(self._plain)
+        added = {effect.target for one in self._members for effect in one.behavior.effects if effect.action == "adds"}
+        strange = [
+            name
+            for name in bind(self._plain, names, absent=frozenset(names)).unbound
+            if isinstance(tensors[name], nn.Parameter) and name not in added and ".pooler." not in f".{name}"
+        ]
+        if strange:
+            raise OtherModelError(
+                f"the model has {len(strange)} parameters that the commit has not: {shown(strange)}",
+                object=strange[0],
+                hint="Is this the model that was committed? repo.load(revision) gives that one.",
+            )
+
     # -- a model without adapters -------------------------------------------------------------------------------
 
     def plain_composition(self) -> tuple[Composition, LiveForm]:
@@ -178,7 +205,7 @@ class _Binding:
     def _candidates(self) -> list[tuple[str, Composition, LiveForm]]:
         """What it may be: the checkpoint beneath the adapters, the bare identity, the behaviors merged."""
         identity = self._composition.identity
-        overlays = tuple(slot for slot, one in self._slots() if one.config is None)
+        overlays = self._overlays()
         found: list[tuple[str, Composition, LiveForm]] = [
             ("what lies beneath the adapters", Composition(identity, overlays), "adapters")
         ]
@@ -187,6 +214,9 @@ class _Binding:
         if len(overlays) < len(self._members):
             found.append(("the commit, merged", self._composition, "merged"))
         return found
+
+    def _overlays(self) -> tuple[Slot, ...]:
+        return tuple(slot for slot, one in self._slots() if one.config is None)
 
     def _slots(self) -> list[tuple[Slot, Member]]:
         return list(zip(self._composition.slots, self._members, strict=True))

@@ -25,8 +25,10 @@ from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.live.residue import Finding
+    from rblstore.operations.live_proof import LiveVerification
     from rblstore.operations.live_switch import LiveState
     from rblstore.operations.live_values import LiveValues
+    from rblstore.operations.revert import RevertResult
 
 LiveForm = Literal["adapters", "merged"]
 CACHE_BYTES = 512 << 20
@@ -248,15 +250,34 @@ class LiveModel:
             if state.form != "adapters":
                 state.become(state.composition, "adapters")
 
-    def verify(self, probe: str | None = None, tolerance: float = 1e-6) -> Any:
-        """Measures the model against its composition's baseline; see ``rblstore.operations.live_proof.verify_live``."""
+    def verify(self, probe: str | None = None, tolerance: float = 1e-6, author: str | None = None) -> LiveVerification:
+        """Compares every tensor with the stored one, and the outputs under a probe with the composition's baseline.
+
+        Args:
+            probe: The probe's name; None for the live model's, the default or the only one.
+            tolerance: KL and JS (nats) below which the verdict is within tolerance.
+            author: Who is named in the evidence.
+
+        Raises:
+            DivergedError: Tensors or outputs differ; says which.
+        """
         from rblstore.operations.live_proof import verify_live
 
         with self.using():
-            return verify_live(self, probe=probe, tolerance=tolerance)
+            return verify_live(self, probe, tolerance, author)
 
-    def revert(self, target: str, **options: Any) -> Any:
-        """Takes a behavior or what a commit added out, and proves it: ``live_proof.revert_live``."""
+    def revert(self, target: str, **options: Any) -> RevertResult:
+        """Takes a behavior, or what a commit changed, out of this very model, proves it, and commits that.
+
+        Args:
+            target: A behavior's name, else a revision.
+            options: ``probe``, ``tolerance``, ``verify``, ``require_verified``, ``mainline``, ``message``, ``author``,
+                as for ``repo.revert``.
+
+        Raises:
+            NotHeadError: HEAD is another composition than the model.
+            DivergedError: The outputs are not the reference's; the model is as before.
+        """
         from rblstore.operations.live_proof import revert_live
 
         with self.changing():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rblstore.live.residue import Finding
     from rblstore.operations.live_model import LiveForm, LiveModel
+    from rblstore.operations.value_cache import ValueKey
 
 Proof = Callable[[], Callable[[], None]]
 """Called before a change; what it returns is called after it, and raises to take the change back."""
@@ -201,7 +202,7 @@ class LiveState:
             self._mend(old)
         if self._classes.will_do(self.plain, target):
             before, after = self.values.of(self.composition, self.form), self.values.of(target, form)
-            undo.append(partial(self.values.write, after, before))
+            undo.append(partial(self._unwrite, before, after))
             self.values.write(before, after)
             if thorough:
                 self._write_differing(target, form)
@@ -220,6 +221,12 @@ class LiveState:
             return None
         undo.append(partial(self._strip, target, PlainState.of(self.plain), marks(self.plain)))
         return self._attach(specs)
+
+    def _unwrite(self, before: Mapping[str, ValueKey], after: Mapping[str, ValueKey]) -> None:
+        """Puts back what a write changed, which puts back itself what it wrote where it fails: most often nothing."""
+        changed = {name: key for name, key in before.items() if after.get(name) != key}
+        if changed and self.values.differing(changed):
+            self.values.write(after, before)
 
     def _mend(self, old: Mounting) -> None:
         """Undoes what adapters left; what was put on by reference and taken off again leaves nothing."""
