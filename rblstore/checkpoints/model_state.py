@@ -273,14 +273,16 @@ def is_pefts(function: Any) -> bool:
 
 def _origins(function: Any) -> Iterator[str]:
     for _ in range(8):
-        while (inner := getattr(function, "func", None) or getattr(function, "__func__", None)) is not None:
-            function = inner
-        # functools.wraps gives a wrapper the wrapped one's __module__; its globals are its own.
-        known = getattr(function, "__globals__", {}).get("__name__") or getattr(function, "__module__", None)
-        yield str(known or type(function).__module__)
-        function = getattr(function, "__wrapped__", None)
-        if function is None:
-            return
+        inner = getattr(function, "func", None) or getattr(function, "__func__", None)
+        if inner is None:
+            # functools.wraps gives a wrapper the wrapped one's __module__; its globals are its own.
+            known = getattr(function, "__globals__", {}).get("__name__") or getattr(function, "__module__", None)
+            yield str(known or type(function).__module__)
+            inner = getattr(function, "__wrapped__", None)
+            if inner is None:
+                return
+        function = inner
+    yield ""
 
 
 def attributes_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:

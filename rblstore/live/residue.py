@@ -111,7 +111,7 @@ def _of_wrapper(
     parent: nn.Module, key: str, wrapper: nn.Module, name: str, attached: frozenset[str]
 ) -> Iterator[Difference]:
     held, merged = adapters_in(wrapper), merged_into(wrapper)
-    if merged and not attached:
+    if merged:
         listed = ", ".join(map(repr, merged))
         yield Difference.of(name, "merged", f"has {listed} merged into its weights, which unwrapping does not undo")
     if attached and attached.intersection(held):
