@@ -73,7 +73,7 @@ def write_random_model(directory: Path, size: float) -> Path:
             model = LlamaForCausalLM(config(layers, width))
         return sum(one.numel() for one in model.parameters())
 
-    width = next((one for one in (1536, 512, 256) if 2 * parameters(2, one) <= size), 64)
+    width = next((one for one in (1536, 512, 256, 128) if 2 * parameters(2, one) <= size), 64)
     one, two = parameters(1, width), parameters(2, width)
     layers = max(1, round((size / 2 - one) / (two - one)) + 1)
     torch.manual_seed(0)

@@ -190,7 +190,7 @@ def trainer_kinds(
         return {}
 
     def with_callback() -> dict[str, Any]:
-        callback = RblCallback(repo, behavior="trained", every=every, branch=BRANCH)
+        callback = RblCallback(repo, behavior="trained", every=every, branch=BRANCH, guard_every=every)
         return _trainer_loop(loop, [callback], steps, folder)
 
     return {TRAINER: lambda: _trainer_loop(loop, [], steps, folder), CALLBACK: with_callback}
