@@ -250,9 +250,22 @@ class TrainingRun:
             self.skipped.append(step)
             self._new_skips += 1
             return False
-        facts = self._progressed.facts(self._options.optimizer)
         # Whoever writes has at most one of the two, since nothing waits.
-        snapshot = training.copier.take(self._free.pop())
+        buffers = self._free.pop()
+        try:
+            queued = self._copied(training, buffers, message)
+        except BaseException:
+            self._free.append(buffers)
+            raise
+        worker.put(queued)
+        return True
+
+    def _copied(self, training: Training, buffers: Buffers, message: str | None) -> _Queued:
+        """The behavior as it is now, and what is known about it."""
+        facts = self._progressed.facts(self._options.optimizer)
+        snapshot = training.copier.take(buffers)
+        state = training.capture() if self._options.save_state else None
+        settled = training.settle(snapshot)
         if message is None:
             message = facts.message(self._options.message or self._options.behavior)
         said = [*facts.claims(), *training.said]
@@ -260,10 +273,7 @@ class TrainingRun:
             said.append(("meta.skipped_snapshots", str(self._new_skips)))
             self._new_skips = 0
         claims = (*self._options.said(), *(Claim(key, value, ORIGIN) for key, value in said))
-        state = training.capture() if self._options.save_state else None
-        settled = training.settle(snapshot)
-        worker.put(_Queued(snapshot, settled, message, claims, step, state))
-        return True
+        return _Queued(snapshot, settled, message, claims, facts.step, state)
 
     def _write(self, queued: _Queued) -> None:
         """In the worker's thread: one snapshot becomes a commit."""

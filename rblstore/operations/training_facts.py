@@ -29,8 +29,8 @@ class TrainingOptions:
     """How a training run is set; see :meth:`rblstore.Repository.training`.
 
     Attributes:
-        capture: Takes the state that is stored with each commit, in place of ``optimizer`` and ``scheduler``; what it gives
-            is copied before the loop goes on.
+        capture: Takes the state that is stored with each commit, in place of ``optimizer`` and ``scheduler``; what it
+            gives is copied before the loop goes on.
         done: Steps done before the run starts, where it is the loop that resumed.
     """
 
@@ -118,6 +118,9 @@ class Progressed:
             raise BadTrainingError(f"after step {self.step} comes a greater one, not {step!r}", object="step")
         if tokens is not None:
             tokens = _count(tokens)
+        for what, value in (("loss", loss), ("learning_rate", learning_rate)):
+            if not hasattr(value, "detach"):  # reading a tensor waits for an accelerator
+                _number(value, what)
         self.step = self.step + 1 if step is None else step
         self.loss = loss.detach() if hasattr(loss, "detach") else loss
         self.learning_rate = learning_rate
