@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     )
     from rblstore.live.mutations import IdentityMutated
     from rblstore.live.optimizer_state import capture_state, restore_state
+    from rblstore.live.residue import ModelState, mend, residue
 
 __version__ = "0.1.0"
 
@@ -64,6 +65,7 @@ __all__ = [
     "IdentityMutated",
     "InputError",
     "LockedError",
+    "ModelState",
     "NoRepositoryError",
     "NotFoundError",
     "NothingChangedError",
@@ -75,9 +77,11 @@ __all__ = [
     "doctor",
     "init",
     "load_checkout",
+    "mend",
     "open",
     "reindex",
     "repair",
+    "residue",
     "restore_state",
 ]
 
@@ -90,6 +94,7 @@ _LAZY = {
     "IdentityMutated": "rblstore.live.mutations",
     "InputError": "rblstore.errors",
     "LockedError": "rblstore.errors",
+    "ModelState": "rblstore.live.residue",
     "NoRepositoryError": "rblstore.errors",
     "NotFoundError": "rblstore.errors",
     "NothingChangedError": "rblstore.errors",
@@ -100,9 +105,11 @@ _LAZY = {
     "doctor": "rblstore.entry",
     "init": "rblstore.entry",
     "load_checkout": "rblstore.entry",
+    "mend": "rblstore.live.residue",
     "open": "rblstore.entry",
     "reindex": "rblstore.entry",
     "repair": "rblstore.entry",
+    "residue": "rblstore.live.residue",
     "restore_state": "rblstore.live.optimizer_state",
 }
 
