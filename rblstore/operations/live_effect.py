@@ -88,15 +88,11 @@ def become_proved(
         # What stays stands on what comes: they can only come together.
         state.become(target, form, discard=discard)
         return
-    if (beneath, form) != was:
-        state.become(beneath, form, discard=discard)
-    try:
+    with state.keeping():
+        if (beneath, form) != was:
+            state.become(beneath, form, discard=discard)
         for slot, composition in steps:
             state.become(composition, form, discard=discard, proof=_proof(state, slot, composition, form, probe))
-    except BaseException:
-        if (state.composition, state.form) != was and not state.broken:
-            state.become(*was, discard=True)
-        raise
 
 
 def _steps(state: LiveState, target: Composition, form: LiveForm) -> list[tuple[Slot, Composition]]:

@@ -103,6 +103,7 @@ class LiveState:
         self.broken = False
         self._outer = outer
         self._bound = plain
+        self._pinned: tuple[object, Mounting] | None = None
         self._cache_bytes = cache_bytes
         self._classes = LiveClasses(store, plain, composition)
         self._values_of: list[tuple[nn.Module, LiveValues]] = [(plain, values)]
@@ -174,11 +175,28 @@ class LiveState:
         if old is not None and not keep:
             self._leave(old, key, parking=parking)
 
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Several changes as one: where what is done inside fails, the model becomes what it was, by reference."""
+        was, flags = (self.composition, self.form), self._flags()
+        if self.mounting is not None:
+            self._pinned = (id(self.plain), self.adapters(*was)), self.mounting
+        try:
+            yield
+        except BaseException:
+            if not self.broken and (self.composition, self.form) != was:
+                self.become(*was, discard=True)
+                for tensor, flag in flags:
+                    tensor.requires_grad_(flag)
+            raise
+        finally:
+            self._pinned = None
+
     def _leave(self, old: Mounting, key: tuple[int, tuple[Slot, ...]], *, parking: bool) -> None:
         """Keeps adapters that were taken off for the next time, or forgets them."""
         if parking:
             self._lot.park(key, old)
-        else:
+        elif self._pinned is None or self._pinned[1] is not old:
             old.ledger.attached.clear()
             forget_ledger(old.model)
 
@@ -319,6 +337,8 @@ class LiveState:
 
     def _parked(self, wanted: tuple[Slot, ...], device: torch.device) -> Mounting | None:
         key = id(self.plain), wanted
+        if self._pinned is not None and self._pinned[0] == key:
+            return self._pinned[1]
         found = self._lot.look(key)
         if found is not None and found.condition(device) != "intact":
             self._lot.take(key)
