@@ -68,7 +68,7 @@ class TestOrder:
         assert steps(bench.repo) == ["1", "2"]
 
     def test_a_third_waits(self, bench: Bench, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-        wait, waited = BackgroundWorker._wait, []  # noqa: SLF001
+        wait, waited = BackgroundWorker._wait, []
 
         def opening(self: Any) -> None:
             waited.append(len(run.commits))
