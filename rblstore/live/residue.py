@@ -65,12 +65,14 @@ def mend(model: nn.Module, before: ModelState | None = None) -> list[Finding]:
         present = list(_scan(model, before))
         for difference in present:
             found.setdefault(_key(difference.finding), difference.finding)
+        left = {_key(difference.finding) for difference in present}
         undoable = [difference.undo for difference in present if difference.undo is not None]
         if not undoable:
             break
         for undo in undoable:
             undo()
-    left = {_key(finding) for finding in residue(model, before)}
+    else:
+        left = {_key(finding) for finding in residue(model, before)}
     return [replace(finding, mended=key not in left) for key, finding in found.items()]
 
 
