@@ -60,9 +60,11 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if "switching" in options.parts:
             say(f"{name}: switching")
             document["subjects"][name] = live_switching.measure(subject, options.rounds)
+            keep(document, options)
         if number == 0 and "cycles" in options.parts:
             say(f"{name}: cycles")
             document["cycles"] = live_cycles.measure(subject, sorted(options.cycles), options.dtypes)
+            keep(document, options)
         if number == 0 and "training" in options.parts:
             say(f"{name}: training")
             document["training"] = live_training.measure(
@@ -70,6 +72,12 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 least=options.step_seconds,
             )  # fmt: skip
     return document
+
+
+def keep(document: dict[str, Any], options: argparse.Namespace) -> None:
+    """Writes what there is so far, for a run that is cut short."""
+    for path in filter(None, (options.out, options.json)):
+        path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def say(text: str) -> None:
@@ -109,11 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ["HF_HUB_OFFLINE"] = "1"
         with tempfile.TemporaryDirectory(prefix="rbl-live-", dir=options.work) as name:
             document = measure(options, Path(name))
+        keep(document, options)
         out = options.out
-        if options.json is not None:
-            options.json.write_text(json.dumps(document, indent=1) + "\n")
     if out is not None:
-        out.write_text(json.dumps(document, indent=1) + "\n")
         out.with_suffix(".md").write_text(page(document))
     print(page(document))
 
