@@ -34,11 +34,13 @@ def shouted() -> str:
     return english().upper()
 
 
-def make_model(directory: Path) -> None:
+def make_model(directory: Path, *, steps: int = 80, rows: int = 16) -> None:
     """Writes a Llama of two million parameters and a byte-level BPE tokenizer, trained for half a minute on prose.
 
     Args:
         directory: Where; made where it does not exist.
+        steps: How many training steps.
+        rows: Windows of the text in each.
     """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -69,7 +71,7 @@ def make_model(directory: Path) -> None:
         eos_token_id=1,
     )
     model = LlamaForCausalLM(config)
-    train(model, fast, english(), steps=80, learning_rate=3e-3, rows=16)
+    train(model, fast, english(), steps=steps, learning_rate=3e-3, rows=rows)
     model.save_pretrained(directory)
     fast.save_pretrained(directory)
 
