@@ -27,6 +27,7 @@ class Component:
         source: Where it is said to come from.
         base_model: What it is said to have been made for.
         datasets: What it is said to have been trained on.
+        dataset_licenses: What that is said to be under.
         claims: Everything that is said about it, each with its origin.
     """
 
@@ -38,6 +39,7 @@ class Component:
     source: tuple[str, ...]
     base_model: tuple[str, ...]
     datasets: tuple[str, ...]
+    dataset_licenses: tuple[str, ...]
     claims: tuple[Claim, ...]
 
 
@@ -79,6 +81,7 @@ def _component(store: Store, role: str, name: str, subject: RecordId, weight: fl
         values("source"),
         values("base_model"),
         values("dataset"),
+        values("dataset_license"),
         tuple(claim for key in sorted(claims) for claim in claims[key]),
     )
 

@@ -78,6 +78,7 @@ class TestWhatIsCommitted:
                 run.step(loss=0.1, tokens=100)
         _, part = bench.repo.audit().components
         assert (part.license, part.datasets) == (("mit",), ("org/talk",))
+        assert part.dataset_licenses == ("CC-BY-4.0",)
         said = {claim.key: (claim.value, claim.origin) for claim in part.claims}
         assert said["dataset_license"] == ("CC-BY-4.0", "api")
         assert said["meta.ticket"] == ("12", "api")

@@ -27,7 +27,7 @@ def audit_lines(audit: Any) -> Iterator[str]:
                 _joined(part["license"]),
                 _joined(part["source"]),
                 _joined(part["base_model"]),
-                _joined(part["datasets"]),
+                _joined(part["datasets"]) + _under(part["dataset_licenses"]),
             )
             for part in audit["components"]
         ),
@@ -42,3 +42,7 @@ def audit_lines(audit: Any) -> Iterator[str]:
 
 def _joined(values: Any) -> str:
     return ", ".join(values) or "-"
+
+
+def _under(licenses: Any) -> str:
+    return f" ({', '.join(licenses)})" if licenses else ""
