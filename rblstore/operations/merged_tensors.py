@@ -28,6 +28,9 @@ from rblstore.repository import Store
 if TYPE_CHECKING:
     import torch
 
+# Held against peft by tests/integration/test_true_composition.py.
+_TURNING = frozenset({"BOFT", "OFT"})
+
 ReadRows = Callable[[int, int], "bytes | memoryview"]
 
 
@@ -87,9 +90,39 @@ def plan_merge(store: Store, adapters: Sequence[Member], beneath: Mapping[str, S
             )
     if all(member.config is not None and can_merge_plain(member.config, member.behavior) for member in adapters):
         return MergePlan(_terms(store, adapters, beneath))
+    _refuse_turned_twice(adapters)
     effects = [effect for member in adapters for effect in member.behavior.effects if effect.on == "tensor"]
     added = {effect.target: None for effect in effects if effect.action == "adds"}
-    return MergePlan({}, tuple(dict.fromkeys(effect.target for effect in effects)), tuple(added))
+    changed: dict[str, None] = {}
+    for effect in effects:
+        changed[effect.target] = None
+        # Kinds that scale outputs, and LoRA with a bias of its own, change the bias of the module as well.
+        if effect.action == "modifies" and effect.target.endswith("weight"):
+            bias = effect.target.removesuffix("weight") + "bias"
+            if bias in beneath:
+                changed[bias] = None
+    return MergePlan({}, tuple(changed), tuple(added))
+
+
+def _refuse_turned_twice(adapters: Sequence[Member]) -> None:
+    """Refuses kinds that multiply what goes into a layer: attached the first comes first, and merged peft has it last.
+
+    Raises:
+        CannotMergeError: Two of them change one tensor.
+    """
+    owners: dict[str, str] = {}
+    for member in adapters:
+        if member.config is None or member.config.peft_type not in _TURNING:
+            continue
+        for effect in member.behavior.effects:
+            owner = owners.setdefault(effect.target, member.name)
+            if effect.action == "modifies" and owner != member.name:
+                raise CannotMergeError(
+                    f"{owner!r} and {member.name!r} are of kind {member.config.peft_type} and both change "
+                    f"{effect.target!r}: merged they would act in the wrong order",
+                    object=effect.target,
+                    hint="Check out the 'adapters' form.",
+                )
 
 
 def _terms(store: Store, adapters: Sequence[Member], beneath: Mapping[str, StoredTensor]) -> dict[str, Terms]:
