@@ -73,8 +73,8 @@ class Peft:
         """Makes sure that both adapters are attached, ``a`` active and nothing merged."""
         from peft import PeftModel
 
-        if self.model is not None and set(getattr(self.model, "peft_config", ())) == {"a", "b"}:
-            if any(getattr(module, "merged", False) is True for module in self.model.modules()):
+        if self._layers("a") and self._layers("b"):
+            if any(layer.merged for layer in self._layers("a")):
                 self.model.unmerge_adapter()
         else:
             base = load(self._subject.base) if self.model is None else self.model.unload()
@@ -83,11 +83,23 @@ class Peft:
             self.model.load_adapter(self._subject.adapters["b"], adapter_name="b")
         self.model.set_adapter("a")
         self.model.eval()
+        # What does nothing takes no time: unload leaves peft_config as it was, and everything after it would be free.
+        if not all(layer.active_adapters == ["a"] and not layer.merged for layer in self._layers("b")):
+            raise SystemExit("peft's model is not what its actions are timed on")
+
+    def _layers(self, adapter: str) -> list[Any]:
+        """The layers that hold an adapter; none before there is a model, or where it was taken off."""
+        from peft.tuners.lora import LoraLayer
+
+        modules = () if self.model is None else self.model.modules()
+        return [module for module in modules if isinstance(module, LoraLayer) and adapter in module.lora_A]
 
     def merged(self) -> None:
         """As :meth:`whole`, ``a`` merged."""
         self.whole()
         self.model.merge_adapter(["a"])
+        if not all(layer.merged for layer in self._layers("a")):
+            raise SystemExit("peft merged nothing")
 
     def actions(self) -> Iterator[Timed]:
         """What peft has."""
