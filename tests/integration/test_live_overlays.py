@@ -122,6 +122,7 @@ def test_on_and_off_and_reverted(name: str, tmp_path: Path) -> None:
         repo.add_probe("two", PROMPTS)
         repo.commit("ft", behaviors={"ft": case.fine_tune()})
         first = repo.load("HEAD~1")
+        before = state(first)
         live = repo.attach(first, "HEAD~1")
         body = list(first.base_model.parameters())
         live.attach("ft", "HEAD")
@@ -131,7 +132,7 @@ def test_on_and_off_and_reverted(name: str, tmp_path: Path) -> None:
         assert all(id(one) in held for one in body)  # optimizers hold on to these
         live.detach("ft")
         assert live.model is first
-        assert_is(live, repo, "HEAD~1")
+        assert all(torch.equal(one, before[name]) for name, one in first.state_dict().items())
         live.switch("HEAD")
         assert live.verify().verdict == "exact"
         result = live.revert("ft")
