@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from rblstore.checkpoints.composition_ground import shown
-from rblstore.errors import ConflictError
+from rblstore.errors import ConflictError, RblError
 from rblstore.objects.content_records import StoredTensor
 from rblstore.operations.live_comparison import holds
 from rblstore.operations.live_places import LivePlaces, Place
@@ -150,24 +151,34 @@ class Change:
         Raises:
             LiveBrokenError: Something cannot be.
         """
+        from rblstore.checkpoints.attaching import LIBRARY_ERRORS
+
+        left: list[tuple[str, Callable[[], None]]] = [
+            *((place.live_name, partial(self._put_back, place)) for place in places),
+            *((group.target, partial(self._put_group_back, group)) for group in groups),
+        ]
         broken: list[str] = []
-        for place in places:
-            try:
-                self._put_back(place)
-            except BaseException:  # noqa: BLE001 - whatever it is, the tensors that are left come first
-                broken.append(place.live_name)
-        for group in groups:
-            try:
-                for place, value in self._places.convert(group, self._reader(self._before)):
-                    self._places.assign(place, value)
-            except BaseException:  # noqa: BLE001 - see above
-                broken.append(group.target)
-        if broken:
-            raise LiveBrokenError(
-                f"the change failed ({error}), and {len(broken)} tensors could not be put back: {shown(broken)}",
-                object=broken[0],
-                hint="Do not use the model: switch it to a commit that can be read, or load it anew.",
-            ) from error
+        failures: tuple[type[Exception], ...] = (RblError, MemoryError, *LIBRARY_ERRORS)
+        try:
+            while left:
+                try:
+                    left[-1][1]()
+                except failures:
+                    broken.append(left[-1][0])  # the others come first
+                left.pop()
+        finally:
+            broken += [name for name, _ in left]
+            if broken:
+                raise LiveBrokenError(
+                    f"the change failed ({str(error) or type(error).__name__}), "
+                    f"and {len(broken)} tensors could not be put back: {shown(broken)}",
+                    object=broken[0],
+                    hint="Do not use the model: switch it to a commit that can be read, or load it anew.",
+                ) from error
+
+    def _put_group_back(self, group: Fused) -> None:
+        for place, value in self._places.convert(group, self._reader(self._before)):
+            self._places.assign(place, value)
 
     def _put_back(self, place: Place) -> None:
         kept = self._kept.get(id(place.tensor))
