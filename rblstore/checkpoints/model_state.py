@@ -218,15 +218,24 @@ class ModelState:
             _drop_hooks(module, state.hooks)
             _restore_methods(module, state)
             module.training = state.training
-        for name in LEFT_BEHIND:
-            if name in vars(model) and name not in self.attributes:
-                delattr(model, name)
+        self.drop_left_behind()
         if self.pretraining_tp is not None:
             model.config.pretraining_tp = self.pretraining_tp
         for name, tensor in plain_tensors(model).items():
             if name in self.trainable and tensor.is_leaf and tensor.is_floating_point():
                 tensor.requires_grad_(self.trainable[name])
         return model
+
+    def drop_left_behind(self) -> None:
+        """Removes the attributes that PEFT and its generate put on the model; cheap enough for every switch."""
+        for name in LEFT_BEHIND:
+            if name in vars(self.model) and name not in self.attributes:
+                delattr(self.model, name)
+        for state in self.modules:
+            # PEFT's generate hands its generation config to whatever it takes for the model.
+            own = vars(state.module)
+            if "generation_config" in own and "generation_config" not in state.objects:
+                del own["generation_config"]
 
     def _put_gradient_hooks_back(self) -> None:
         # PEFT asks a model with activation checkpointing for gradients at its embeddings, whether it has them or not.
@@ -399,9 +408,6 @@ def _restore_names(now: dict[str, Any], before: dict[str, Any]) -> None:
 
 def _restore_methods(module: nn.Module, state: ModuleState) -> None:
     own, before = vars(module), state.objects
-    # PEFT's generate hands its generation config to whatever it takes for the model.
-    if "generation_config" in own and not ("generation_config" in before or "generation_config" in state.simple):
-        del own["generation_config"]
     for name in [name for name, value in own.items() if callable(value) and name not in _INTERNAL]:
         if own[name] is not before.get(name) and is_pefts(own[name]):
             if name in before:
