@@ -7,7 +7,7 @@ Off the model it is parked: the plain model has its own children again, and the 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -243,12 +243,17 @@ class Mounting:
         if self.pretraining_tp is not None:
             self.plain.config.pretraining_tp = self.pretraining_tp
 
-    def write_own(self) -> None:
-        """Gives tensors of the model itself the values that attaching gave them."""
-        if self.own:
+    def values_now(self) -> dict[str, torch.Tensor]:
+        """Copies of those tensors of the model itself that attaching replaces, as they are now."""
+        tensors = plain_tensors(self.plain) if self.own else {}
+        return {name: tensors[name].detach().clone() for name in self.own}
+
+    def write(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Gives tensors of the model itself values, by their plain names: :attr:`own`, or those that lay beneath."""
+        if values:
             tensors = plain_tensors(self.plain)
             with torch.no_grad():
-                for name, value in self.own.items():
+                for name, value in values.items():
                     tensors[name].copy_(value)
 
 

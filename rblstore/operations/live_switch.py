@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
-from rblstore.checkpoints.attaching import AttachSpec, attach_adapters
+from rblstore.checkpoints.attaching import LIBRARY_ERRORS, AttachSpec, attach_adapters
 from rblstore.checkpoints.ledger import PlainState, forget_ledger, marks
-from rblstore.errors import ConflictError
+from rblstore.errors import ConflictError, RblError
 from rblstore.live.parking import Mounting, ParkingLot
 from rblstore.objects.history_records import Composition, Slot
 from rblstore.operations.live_class import LiveClasses
@@ -32,6 +32,10 @@ Proof = Callable[[], Callable[[], None]]
 """Called before a change; what it returns is called after it, and raises to take the change back."""
 
 _BOUND: WeakKeyDictionary[nn.Module, ReferenceType[LiveModel]] = WeakKeyDictionary()
+
+
+# What putting back may raise; an interrupt goes on as it is, and leaves a model that only a switch makes whole.
+_FAILURES: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, MemoryError, RblError)
 
 
 class AlreadyBoundError(ConflictError):
@@ -231,9 +235,9 @@ class LiveState:
         if keep:
             return old
         if parked is not None:
-            undo.append(parked.take_off)
+            undo += [parked.take_off, partial(parked.write, parked.values_now())]
             parked.put_on()
-            parked.write_own()
+            parked.write(parked.own)
             return parked
         if not specs:
             return None
@@ -299,23 +303,26 @@ class LiveState:
         now = (self.mounting, self.composition, self.form)
         flags = self._flags()
         undo: list[Callable[[], None]] = []
-        self.broken = True
         try:
+            self.broken = True
             yield undo
-        except BaseException as error:
+            self.broken = False  # inside, so that an interrupt on this very line is one like any other
+        except BaseException:
             self.mounting, self.composition, self.form = now
-            try:
-                for step in reversed(undo):
-                    step()
-                for tensor, flag in flags:
-                    tensor.requires_grad_(flag)
-            except BaseException as second:  # noqa: BLE001 - whatever it is, the model is in pieces
-                raise LiveBrokenError(
-                    f"a change failed, and so did putting back what was before: {second}",
-                    hint="Switch to a commit that can be read, or load the model anew.",
-                ) from error
-            self.broken = False
+            self._take_back(undo, flags)
             raise
+
+    def _take_back(self, undo: Sequence[Callable[[], None]], flags: Sequence[tuple[torch.Tensor, bool]]) -> None:
+        try:
+            for step in reversed(undo):
+                step()
+            for tensor, flag in flags:
+                tensor.requires_grad_(flag)
+        except _FAILURES as error:
+            raise LiveBrokenError(
+                f"a change failed, and so did putting back what was before: {error}",
+                hint="Switch to a commit that can be read, or load the model anew.",
+            ) from error
         self.broken = False
 
     def _flags(self) -> list[tuple[torch.Tensor, bool]]:
@@ -396,4 +403,4 @@ def parked_share(cache_bytes: int) -> int:
 
 def _mount_again(mounting: Mounting) -> None:
     mounting.put_on(frozen=False)
-    mounting.write_own()
+    mounting.write(mounting.own)

@@ -45,7 +45,7 @@ def test_walks(story: Story, dtype: torch.dtype) -> None:
     model = story.load("base", **options)
     own = {name: (id(one), one.data_ptr()) for name, one in model.named_parameters()}
     with story.repo.attach(model, story.commits["base"], cache_bytes=1 << 18) as live:
-        with Trials("live walk", "random walks of a live model", quick=45, full=5000) as run:
+        with Trials("live walk", "random walks of a live model", quick=30, full=5000) as run:
             for _ in run:
                 try:
                     step(live, story, run)

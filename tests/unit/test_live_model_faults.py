@@ -90,7 +90,7 @@ def test_interrupted_anywhere(story: Story, change: str, parked: bool) -> None:
         with Interrupted(None, RuntimeError) as counted:
             action(live, story)
         back()
-        with Trials(f"live {change}", "interrupts of a change", quick=6, full=400) as run:
+        with Trials(f"live {change}", "interrupts of a change", quick=4, full=400) as run:
             for _ in run:
                 error = run.moment.choice([KeyboardInterrupt, MemoryError])
                 before = whole(live.model)
