@@ -251,6 +251,7 @@ class Models:
         Raises:
             UsageError: A setting is out of range.
         """
+        from rblstore import __version__
         from rblstore.operations.training import TrainingRun
         from rblstore.operations.training_facts import TrainingOptions
 
@@ -274,5 +275,6 @@ class Models:
             save_state=save_state,
             seed=seed,
             resume=resume,
+            version=__version__,
         )
         return TrainingRun(self._store, model, options)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import ClassVar, Final, Generic, TypeVar
+from types import TracebackType
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from rblstore.errors import RblError, UsageError
 
@@ -25,6 +26,23 @@ class WorkerLostError(RblError):
     """The thread that writes is gone, and nobody asked it to go."""
 
     code: ClassVar[str] = "worker_lost"
+
+
+class _Keeping:
+    """Keeps what goes wrong in the thread for whoever handed the work over, and ends it there."""
+
+    def __init__(self, worker: BackgroundWorker[Any]) -> None:
+        self._worker = worker
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is not None:
+            self._worker.error = error
+        return True
 
 
 class BackgroundWorker(Generic[Work]):
@@ -133,10 +151,8 @@ class BackgroundWorker(Generic[Work]):
     def _run(self) -> None:
         try:
             while (work := self._next()) is not None:
-                try:
+                with _Keeping(self):
                     self._do(work)
-                except BaseException as error:  # noqa: BLE001 - it is raised where the work came from
-                    self.error = error
                 del work
         finally:
             self._close()

@@ -32,6 +32,7 @@ class TrainingOptions:
         capture: Takes the state that is stored with each commit, in place of ``optimizer`` and ``scheduler``; what it
             gives is copied before the loop goes on.
         done: Steps done before the run starts, where it is the loop that resumed.
+        version: Of rblstore.
     """
 
     behavior: str
@@ -55,6 +56,7 @@ class TrainingOptions:
     resume: str | None = None
     capture: Callable[[], Any] | None = None
     done: int = 0
+    version: str | None = None
 
     def __post_init__(self) -> None:
         check_name(self.behavior, "behavior")
@@ -166,16 +168,15 @@ class Facts:
         return found
 
 
-def library_claims() -> list[tuple[str, str]]:
-    """Which versions train."""
+def library_claims(version: str | None) -> list[tuple[str, str]]:
+    """Which versions train, rblstore's among them where it is known."""
     import peft
     import torch
     import transformers
 
-    import rblstore
-
-    modules: Sequence[Any] = (torch, transformers, peft, rblstore)
-    return [(f"meta.{module.__name__}", str(module.__version__)) for module in modules]
+    modules: Sequence[Any] = (torch, transformers, peft)
+    found = [(f"meta.{module.__name__}", str(module.__version__)) for module in modules]
+    return found if version is None else [*found, ("meta.rblstore", version)]
 
 
 def _count(tokens: Any) -> int:

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from torch import nn
-
 from rblstore.checkpoints.composition_ground import shown
 from rblstore.checkpoints.plain_view import plain_model, plain_tensors
 from rblstore.checkpoints.saving import UnsavableError, config_meaning
@@ -31,6 +29,8 @@ from rblstore.operations.training_facts import Progressed, TrainingOptions, libr
 from rblstore.repository import HEADS, Store, utc_now
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from rblstore.live.guard import IdentityGuard
     from rblstore.operations.verify import VerificationResult
 
@@ -97,7 +97,7 @@ class Training:
             ("meta.device", _device(model)),
             ("meta.run_started", utc_now()),
             *([] if options.seed is None else [("meta.seed", str(options.seed))]),
-            *library_claims(),
+            *library_claims(options.version),
         ]
 
     def _adapter_name(self) -> str | None:
@@ -161,6 +161,8 @@ class Training:
                 on_mutation=on_mutation,  # type: ignore[arg-type]
                 compare=form != "overlay",
             )
+        from torch import nn
+
         from rblstore.live.guard import IdentityGuard
 
         still = [
@@ -260,6 +262,8 @@ def prepare(store: Store, given: Any, options: TrainingOptions) -> Training:
         LiveBaseError: It stands on another base than the branch's.
         WrongBaseError: The behavior does not fit what lies beneath it.
     """
+    from torch import nn
+
     if not isinstance(given, nn.Module):
         raise UnsavableError(
             f"a {type(given).__name__} is no model to train", object=type(given).__name__, hint="Give the nn.Module."
