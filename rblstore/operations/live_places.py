@@ -54,6 +54,7 @@ class LivePlaces:
         self._binding: Binding | None = None
         self._aliases: dict[str, tuple[str, ...]] = {}
         self._groups: dict[str, Fused] = {}
+        self._wraps: dict[type, bool] = {}  # whether modules of a class may wrap others
 
     def learn(self, names: Collection[str], *, absent: Collection[str] = ()) -> None:
         """Binds further stored names.
@@ -124,10 +125,16 @@ class LivePlaces:
 
     def _at(self, names: Iterable[tuple[str, str]]) -> Iterator[Place]:
         """Places by (stored name, live name); modules on the way to several are looked up once."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+        from peft.utils.other import AuxiliaryTrainingWrapper
+
         from rblstore.checkpoints.plain_view import plain_model, unwrapped
         from rblstore.live.binding import UnmappedTensorError
 
+        wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+
         modules: dict[str, nn.Module] = {"": unwrapped(plain_model(self._model))}
+        wraps = self._wraps
 
         def module(path: str) -> nn.Module:
             found = modules.get(path)
@@ -136,7 +143,10 @@ class LivePlaces:
                 child = module(above)._modules[leaf]  # noqa: SLF001 - get_submodule is ten times slower
                 if child is None:
                     raise KeyError(path)
-                modules[path] = found = unwrapped(child)
+                kind = type(child)
+                if kind not in wraps:
+                    wraps[kind] = issubclass(kind, wrappers) or kind.__module__.startswith("peft.")
+                modules[path] = found = unwrapped(child) if wraps[kind] else child
             return found
 
         for name, live_name in names:

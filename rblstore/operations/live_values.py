@@ -7,7 +7,8 @@ and either is known by a key. Changing a model from one composition to another t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rblstore.objects.history_records import Composition
 from rblstore.operations.live_comparison import differing
@@ -27,6 +28,15 @@ CACHE_BYTES = 256 << 20
 _KEPT_COMPOSITIONS = 64
 
 
+class _Difference(NamedTuple):
+    """What differs between two sets of values; holds on to both, so that nothing else has their ids."""
+
+    before: Mapping[str, ValueKey]
+    after: Mapping[str, ValueKey]
+    names: tuple[str, ...]
+    size: int
+
+
 class LiveValues:
     """The values of a live model's own tensors; what adapters bring beside them is not looked at.
 
@@ -44,7 +54,8 @@ class LiveValues:
         self._cache = ValueCache(cache_bytes)
         self._values = TensorValues(store, self._cache)
         self._places = LivePlaces(model)
-        self._of: dict[tuple[Composition, str], dict[str, ValueKey]] = {}
+        self._of: dict[tuple[Composition, str], Mapping[str, ValueKey]] = {}
+        self._changes: dict[tuple[int, int], _Difference] = {}
 
     @property
     def cached_bytes(self) -> int:
@@ -55,7 +66,7 @@ class LiveValues:
         """Drops what is kept."""
         self._cache.clear()
 
-    def of(self, composition: Composition, form: Literal["adapters", "merged"]) -> dict[str, ValueKey]:
+    def of(self, composition: Composition, form: Literal["adapters", "merged"]) -> Mapping[str, ValueKey]:
         """Which value each tensor has to hold, by stored name.
 
         Args:
@@ -69,12 +80,12 @@ class LiveValues:
         """
         found = self._of.get((composition, form))
         if found is None:
-            found, absent = wanted_values(self._store, self._model, composition, form)
-            self._places.learn(found.keys(), absent=absent)
+            wanted, absent = wanted_values(self._store, self._model, composition, form)
+            self._places.learn(wanted.keys(), absent=absent)
             if len(self._of) >= _KEPT_COMPOSITIONS:
                 self._of.pop(next(iter(self._of)))
-            self._of[composition, form] = found
-        return dict(found)
+            self._of[composition, form] = found = MappingProxyType(wanted)
+        return found
 
     def differing(self, wanted: Mapping[str, ValueKey]) -> list[str]:
         """Names whose live tensor does not hold the value, as loading converts it, bit for bit; sorted.
@@ -103,17 +114,29 @@ class LiveValues:
             CorruptError: Stored bytes are missing or damaged; the model is as before.
             LiveBrokenError: It failed half way, and the value before could not be put back either.
         """
-        changed = [name for name, key in after.items() if (old := before.get(name)) is not key and old != key]
-        if not changed:
+        difference = self._difference(before, after)
+        if not difference.names:
             return
         self._places.learn(after.keys(), absent=after.keys())
-        places = self._places.direct(changed, after)
-        groups = self._places.fused(changed)
-        keys = [after[place.name] for place in places]
-        sources = [after[name] for group in groups for name, _ in group.sources if name in after]
+        places = self._places.direct(difference.names, after)
+        groups = self._places.fused(difference.names)
         change = Change(self._places, self._values, before, after)
-        if sum(form_of(key).size for key in (*keys, *sources)) <= self._cache.limit:
-            values, parts = self._values.get(keys), self._values.get(sources)
+        sources = [after[name] for group in groups for name, _ in group.sources if name in after]
+        if difference.size + sum(form_of(key).size for key in sources) <= self._cache.limit:
+            values, parts = self._values.get([after[place.name] for place in places]), self._values.get(sources)
             change.staged(list(zip(places, values, strict=True)), groups, dict(zip(sources, parts, strict=True)))
         else:
             change.straight(places, groups)
+
+    def _difference(self, before: Mapping[str, ValueKey], after: Mapping[str, ValueKey]) -> _Difference:
+        """Names whose values differ, remembered of what :meth:`of` gave, which nobody can change."""
+        known = self._changes.get((id(before), id(after)))
+        if known is not None:
+            return known
+        names = [name for name, key in after.items() if (old := before.get(name)) is not key and old != key]
+        found = _Difference(before, after, tuple(names), sum(form_of(after[name]).size for name in names))
+        if isinstance(before, MappingProxyType) and isinstance(after, MappingProxyType):
+            if len(self._changes) >= _KEPT_COMPOSITIONS:
+                self._changes.pop(next(iter(self._changes)))
+            self._changes[id(before), id(after)] = found
+        return found
