@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from transformers import TrainerCallback
 from typing_extensions import Self
 
+from rblstore import __version__
 from rblstore.operations.trainer_checkpoint import TRAINER_KEY, trainer_checkpoint
 from rblstore.operations.training import TrainingRun
 from rblstore.operations.training_facts import OnBusy, TrainingOptions
@@ -130,6 +131,7 @@ class RblCallback(TrainerCallback):  # type: ignore[misc]
             guard_every=guard_every,
             on_busy=on_busy,
             message=message,
+            version=__version__,
             meta=dict(meta or {}),
             dataset=dataset,
             dataset_license=dataset_license,

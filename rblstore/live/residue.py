@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -47,7 +47,7 @@ def residue(model: nn.Module, before: ModelState | None = None) -> list[Finding]
     return [difference.finding for difference in _scan(model, before)]
 
 
-def mend(model: nn.Module, before: ModelState | None = None) -> list[Finding]:
+def mend(model: nn.Module, before: ModelState | None = None, *, keep: Collection[Kind] = ()) -> list[Finding]:
     """Undoes what :func:`residue` finds where that is done by reference, and says what it was.
 
     Modules, hooks, flags, attributes, configs and ties are put back as they were; a dtype where every value survives
@@ -56,6 +56,7 @@ def mend(model: nn.Module, before: ModelState | None = None) -> list[Finding]:
     Args:
         model: As for :func:`residue`.
         before: As for :func:`residue`.
+        keep: Kinds of findings that are left as they are, and only said.
 
     Returns:
         The findings, each with ``mended`` as it turned out.
@@ -66,7 +67,7 @@ def mend(model: nn.Module, before: ModelState | None = None) -> list[Finding]:
         for difference in present:
             found.setdefault(_key(difference.finding), difference.finding)
         left = {_key(difference.finding) for difference in present}
-        undoable = [difference.undo for difference in present if difference.undo is not None]
+        undoable = [one.undo for one in present if one.undo is not None and one.finding.kind not in keep]
         if not undoable:
             break
         for undo in undoable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from rblstore.checkpoints.attaching import LIBRARY_ERRORS, AttachSpec, attach_adapters
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from rblstore.live.residue import Finding
+    from rblstore.live.residue import Finding, Kind
     from rblstore.operations.live_model import LiveForm, LiveModel
     from rblstore.operations.value_cache import ValueKey
 
@@ -33,7 +33,8 @@ Proof = Callable[[], Callable[[], None]]
 
 _BOUND: WeakKeyDictionary[nn.Module, ReferenceType[LiveModel]] = WeakKeyDictionary()
 
-
+# What adapters leave alone and people change while behaviors are on: live.residue() names it, and nobody takes it back.
+_THE_USERS: Final[tuple[Kind, ...]] = ("attribute", "config", "extra_state", "generation_config")
 # What putting back may raise; an interrupt goes on as it is, and leaves a model that only a switch makes whole.
 _FAILURES: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, MemoryError, RblError)
 
@@ -221,7 +222,7 @@ class LiveState:
             undo.append(partial(_mount_again, old))
             old.take_off()
             self._write_stored(self.composition, list(old.own))
-            self._mend(old)
+            self._mend(old, unloaded=not self.adapters(target, form))
         if self._classes.will_do(self.plain, target):
             before, after = self.values.of(self.composition, self.form), self.values.of(target, form)
             undo.append(partial(self._unwrite, before, after))
@@ -250,12 +251,17 @@ class LiveState:
         if changed and self.values.differing(changed):
             self.values.write(after, before)
 
-    def _mend(self, old: Mounting) -> None:
-        """Undoes what adapters left; what was put on by reference and taken off again leaves nothing."""
-        if not old.scanned:
+    def _mend(self, old: Mounting, *, unloaded: bool) -> None:
+        """Undoes what adapters left, where the model is unloaded or theirs were taken off for the first time.
+
+        Between adapters that come and go by reference only what using them leaves (``generate``) is looked for: a scan
+        takes longer than the switch.
+        """
+        old.ledger.plain.drop_left_behind()
+        if unloaded or not old.scanned:
             from rblstore.live.residue import mend
 
-            mend(self.plain, old.ledger.plain)
+            mend(self.plain, old.ledger.plain, keep=_THE_USERS)
             old.scanned = True
 
     def residue(self) -> list[Finding]:

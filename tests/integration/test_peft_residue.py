@@ -320,6 +320,38 @@ class TestNamesThatDoNotMatch:
         assert changed(model, place.fresh()) == []
 
 
+class TestUnloadingAgain:
+    """What comes off by reference is looked at each time: using an adapter leaves things behind, too."""
+
+    @pytest.mark.parametrize("kind", ["prompt_tuning", "lora"])
+    def test_every_time_is_clean(self, place: Place, kind: str) -> None:
+        model = place.fresh()
+        before = ModelState.of(model)
+        with place.repo.attach(model, "main") as live:
+            for _ in range(3):
+                live.attach(slot(kind), kind)
+                generate(live.model)
+                next(iter(live.plain.modules())).register_forward_hook(_hook_of_peft())
+                live.detach(slot(kind))
+                assert residue(model, before) == []
+
+    def test_what_a_person_set_meanwhile_stays(self, place: Place) -> None:
+        model = place.fresh()
+        with place.repo.attach(model, "main") as live:
+            live.attach("lora", "lora")
+            model.generation_config.max_new_tokens = 7
+            model.note = "ours"
+            live.detach("lora")
+            assert (model.generation_config.max_new_tokens, model.note) == (7, "ours")
+            assert kinds(live.residue()) == {"attribute", "generation_config"}
+
+
+def _hook_of_peft() -> Callable[..., None]:
+    """A hook whose code says that it is PEFT's."""
+    made: Callable[..., None] = type("Hook", (), {"__module__": "peft.tuners", "__call__": lambda *_: None})()
+    return made
+
+
 class TestTrainingLeavesMore:
     """What a training run with peft leaves behind after ``unload``, by kind; ours, after the same run."""
 
