@@ -6,30 +6,10 @@ take the fault out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
-
-@dataclass(frozen=True)
-class Fault:
-    """One fault.
-
-    Attributes:
-        name: What is broken, in words.
-        file: Below ``rblstore/``.
-        before: Text of the file.
-        after: What a careless hand would make of it.
-        tests: A file below ``tests/``.
-        select: Which tests of it, as ``pytest -k`` takes it, all where it is empty; one of them must fail.
-    """
-
-    name: str
-    file: str
-    before: str
-    after: str
-    tests: str
-    select: str = ""
-
+from fault import Fault
+from live_faults import LIVE_FAULTS
 
 FAULTS: Final = (
     Fault(
@@ -512,4 +492,5 @@ FAULTS: Final = (
         "unit/test_catalog_transactions.py",
         "asks",
     ),
+    *LIVE_FAULTS,
 )

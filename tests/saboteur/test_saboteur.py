@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from faults import FAULTS, Fault
+from fault import Fault
+from faults import FAULTS
 from trials import FULL, Trials
 
 ROOT = Path(__file__).parents[2]
