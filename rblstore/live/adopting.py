@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,3 +49,31 @@ def adopted_ledger(model: Any, attached: Sequence[tuple[str, frozenset[str]]]) -
     )
     keep_ledger(model, ledger)
     return ledger
+
+
+def used_otherwise(model: nn.Module, attached: Sequence[Attached]) -> str | None:
+    """What makes attached adapters compute something else than their tensors and settings say; None for nothing.
+
+    Args:
+        model: A ``PeftModel``.
+        attached: What is on it.
+    """
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith("peft.") and vars(module).get("_disable_adapters"):
+            return f"the adapters are disabled, at {name}"
+    for entry in attached:
+        known = [(held.get(entry.live), value) for held, value in entry.scalings] or _scalings(model, entry.live)
+        for now, value in known:
+            if now != (value if entry.weight == 1.0 else value * entry.weight):
+                return f"{entry.slot!r} is scaled by {now}, and would be by {value} as it is configured"
+    return None
+
+
+def _scalings(model: nn.Module, live: str) -> Iterator[tuple[float, float]]:
+    """Of every layer of LoRA: what it is scaled by, and what its settings give."""
+    for module in model.modules():
+        held = vars(module)
+        if type(module).__module__.startswith("peft.tuners.lora.") and live in held.get("scaling", ()):
+            rank = held["r"][live]
+            rank = math.sqrt(rank) if held.get("use_rslora", {}).get(live) else rank
+            yield held["scaling"][live], held["lora_alpha"][live] / rank

@@ -88,6 +88,12 @@ def _check_tensor(name: str, tensor: torch.Tensor) -> None:
         raise UnbindableError(
             f"{name} is on the meta device, without a value", object=name, hint="Load the model's weights first."
         )
+    if isinstance(tensor, nn.Parameter) and tensor.is_inference():
+        raise UnbindableError(
+            f"{name} was made in torch.inference_mode: nobody can write to it outside",
+            object=name,
+            hint="Load the model outside torch.inference_mode; using it inside is fine.",
+        )
     if type(tensor) not in _VALUES or tensor.layout != torch.strided or hasattr(tensor, "ds_id"):
         kind = type(tensor).__name__
         how = "sharded" if kind in ("DTensor", "ShardedTensor", "Parameter") else "quantized or laid out in another way"

@@ -17,6 +17,7 @@ from torch import nn
 
 from rblstore.checkpoints.ledger import HOOKS, LEFT_BEHIND, Ledger, ledger_of
 from rblstore.checkpoints.plain_view import plain_model, plain_tensors
+from rblstore.live.binding import same_bits
 
 Condition = Literal["intact", "changed", "unusable"]
 _MOUNTINGS = 64
@@ -177,7 +178,12 @@ class Mounting:
         found = {one.condition(device) for one in self.prints}
         if "changed" in found:
             return "changed"
-        return "intact" if found <= {"intact"} and self._active() == self._activity else "unusable"
+        return "intact" if found <= {"intact"} and self.untouched else "unusable"
+
+    @property
+    def untouched(self) -> bool:
+        """Whether the adapters are active, scaled and beside the weights as they were when they were attached."""
+        return self._active() == self._activity
 
     @property
     def merged(self) -> bool:
@@ -247,6 +253,12 @@ class Mounting:
         """Copies of those tensors of the model itself that attaching replaces, as they are now."""
         tensors = plain_tensors(self.plain) if self.own else {}
         return {name: tensors[name].detach().clone() for name in self.own}
+
+    def overwritten(self) -> frozenset[str]:
+        """Those tensors of :attr:`own`, by their plain names, that hold other bits by now."""
+        tensors = plain_tensors(self.plain)
+        pairs = ((name, value, tensors[name]) for name, value in self.own.items())
+        return frozenset(name for name, value, live in pairs if not same_bits(value.to(live.dtype), live))
 
     def write(self, values: Mapping[str, torch.Tensor]) -> None:
         """Gives tensors of the model itself values, by their plain names: :attr:`own`, or those that lay beneath."""

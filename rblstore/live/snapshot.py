@@ -23,6 +23,7 @@ from rblstore.checkpoints.safetensors_header import encode_header
 from rblstore.checkpoints.saving import UnsavableError, adapter_chosen, adapter_tensors, save_source
 from rblstore.checkpoints.saving_module import is_plain_module, module_tensors, uncompiled
 from rblstore.live.binding import DTYPES, same_bits
+from rblstore.live.fingerprints import fingerprint, flat_bytes
 
 Scratch = Callable[[], AbstractContextManager[Path]]
 Described = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -80,11 +81,21 @@ class Buffers:
 
 
 class _Frozen(NamedTuple):
-    """A tensor that nobody trains, as it was copied last."""
+    """A tensor that nobody trains, as it was copied last; by its fingerprint where the live one is not at hand."""
 
-    written: int
-    address: int
     copy: torch.Tensor
+    print: int | None
+
+    @classmethod
+    def of(cls, live: torch.Tensor) -> _Frozen:
+        copy = torch.empty(live.shape, dtype=live.dtype, device="cpu").copy_(live.detach())
+        return cls(copy, None if live.device.type == "cpu" else fingerprint(flat_bytes(live), "sums"))
+
+    def holds(self, live: torch.Tensor) -> bool:
+        """Whether the tensor has these bits still; torch counts no writes of fused optimizers and of ``.data``."""
+        if self.print is None:
+            return live.device.type == "cpu" and same_bits(self.copy, live)
+        return live.device.type != "cpu" and fingerprint(flat_bytes(live), "sums") == self.print
 
 
 @dataclass(frozen=True)
@@ -168,9 +179,8 @@ class PhiCopier:
                 return room.copy_(live.detach(), non_blocking=True)
             # One copy of what is not trained serves every snapshot, for as long as nobody writes to it.
             held = self._frozen.get(name)
-            if held is None or held[:2] != (live._version, live.data_ptr()):  # noqa: SLF001 - there is no other way to ask
-                copy = torch.empty(live.shape, dtype=live.dtype, device="cpu").copy_(live.detach())
-                held = self._frozen[name] = _Frozen(live._version, live.data_ptr(), copy)  # noqa: SLF001
+            if held is None or not held.holds(live):
+                held = self._frozen[name] = _Frozen.of(live)
             return held.copy
 
     def _live(self) -> Mapping[str, torch.Tensor]:

@@ -11,6 +11,7 @@ from rblstore.checkpoints.composition_ground import shown
 from rblstore.errors import ConflictError
 from rblstore.objects.content_records import Behavior
 from rblstore.objects.history_records import Composition, Slot
+from rblstore.operations.live_class import LiveClasses
 from rblstore.operations.live_compositions import Compositions
 from rblstore.operations.live_values import LiveValues
 from rblstore.operations.load import laid_out_behaviors, load_composition
@@ -183,6 +184,7 @@ class _Binding:
         failed: list[tuple[str, list[str]]] = []
         first: Mapping[str, ValueKey] = {}
         differing: list[str] = []
+        configured: tuple[str, ...] = ()
         for label, found, form in candidates:
             try:
                 wanted = self._values.of(found, form)
@@ -198,9 +200,29 @@ class _Binding:
                 other = {name: key for name, key in wanted.items() if first.get(name) != key}
                 wrong = sorted({*(set(differing) - other.keys()), *self._values.differing(other)} & wanted.keys())
             if not wrong:
-                return found, form
+                settings = self._configured_as_identity(found)
+                if not settings:
+                    return found, form
+                configured = configured or settings
             failed.append((label, wrong))
+        if configured:
+            raise self._other_settings(configured)
         raise self._other_model(differing, failed[1:], len(first))
+
+    def _configured_as_identity(self, found: Composition) -> tuple[str, ...]:
+        """Settings that the composition's overlays change, and that the model has as they are without them."""
+        if not any(slot in found.slots for slot in self._overlays()):
+            return ()
+        classes = LiveClasses(self._store, self._plain, found)
+        return classes.configured_as_another(self._plain, found, Composition(found.identity))
+
+    def _other_settings(self, settings: Sequence[str]) -> OtherModelError:
+        return OtherModelError(
+            f"the model's tensors are those committed, and its configuration is that of the bare identity: "
+            f"{shown(list(settings))}",
+            object=settings[0],
+            hint="It would compute something else. Load the commit: repo.load(revision)",
+        )
 
     def _candidates(self) -> list[tuple[str, Composition, LiveForm]]:
         """What it may be: the checkpoint beneath the adapters, the bare identity, the behaviors merged."""
@@ -242,7 +264,7 @@ class _Binding:
             OtherModelError: The model beneath them is not what was committed.
         """
         from rblstore.checkpoints.ledger import ledger_of
-        from rblstore.live.adopting import adopted_ledger, names_on
+        from rblstore.live.adopting import adopted_ledger, names_on, used_otherwise
         from rblstore.live.parking import Mounting
 
         wanted = [(slot, one) for slot, one in self._slots() if one.config is not None]
@@ -259,6 +281,8 @@ class _Binding:
             _, laid = stack.enter_context(laid_out_behaviors(self._store, self._composition))
             self._compare_adapters(model, {name: directory for name, directory, _ in laid})
         replaced = self._compare_beneath(model, wanted)
+        if settings := self._configured_as_identity(self._composition):
+            raise self._other_settings(settings)
         if ledger is None:
             ledger = adopted_ledger(model, [(slot.name, replaced.get(slot.name, frozenset())) for slot, _ in wanted])
         for entry, (slot, _) in zip(ledger.attached, wanted, strict=True):
@@ -268,6 +292,12 @@ class _Binding:
                     object=slot.name,
                     hint="Give the model without adapters, or load the commit.",
                 )
+        if (reason := used_otherwise(model, ledger.attached)) is not None:
+            raise OtherAdaptersError(
+                f"the model does not compute what its adapters say: {reason}",
+                object=names[0],
+                hint="Enable them and put peft's own scaling back, or give the model without adapters.",
+            )
         return Mounting.of(model)
 
     def _compare_adapters(self, model: nn.Module, directories: Mapping[str, Path]) -> None:

@@ -7,6 +7,7 @@ where the configurations differ in nothing that they compute by. Going back give
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,30 @@ class LiveClasses:
                 self._answers.clear()
             self._answers[key] = self._fits(plain, target)
         return self._answers[key]
+
+    def configured_as_another(self, plain: nn.Module, composition: Composition, other: Composition) -> tuple[str, ...]:
+        """Members of its configuration in which a plain model is what one composition says, and not what another says.
+
+        Its tensors may be those of both: a fine-tune may change nothing but what is computed with them.
+
+        Args:
+            plain: The plain model, of which nothing is known but its tensors.
+            composition: What it is said to be.
+            other: What it may be in its place.
+        """
+        config: Any = getattr(plain, "config", None)
+        one, another = (self._settings(composed_state(self._store, each)).members for each in (composition, other))
+        if one is None or another is None or not hasattr(config, "to_json_string"):
+            return ()
+        live = json.loads(config.to_json_string(use_diff=False))
+        said, instead, now = (_without(members, _OF_THE_HEAD) for members in (one, another, live))
+        return tuple(
+            sorted(
+                key
+                for key in {*said, *instead}
+                if said.get(key) != instead.get(key) and now.get(key) == instead.get(key)
+            )
+        )
 
     def _fits(self, plain: nn.Module, target: Composition) -> bool:
         from transformers import PreTrainedModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -339,7 +339,8 @@ class LiveModel:
                 "another thread is using the live model", hint="Wait for it, or use a lock of your own."
             )
         try:
-            yield
+            with _out_of_inference_mode():
+                yield
         finally:
             self._lock.release()
 
@@ -371,6 +372,13 @@ class LiveModel:
         from rblstore.operations.live_effect import become_proved
 
         become_proved(state, target, form, probe=self.probe, discard=discard, allow_no_effect=allow_no_effect)
+
+
+def _out_of_inference_mode() -> AbstractContextManager[None]:
+    """Leaves the caller's ``torch.inference_mode``: nobody could write to a tensor made in it once it is over."""
+    import torch
+
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
 
 
 def check_form(form: str) -> LiveForm:
@@ -423,17 +431,18 @@ def attach_model(
     compositions = Compositions(store)
     commit, composition = compositions.at(revision)
     compositions.checked(composition)
-    state = bind_model(
-        store,
-        model,
-        composition,
-        compositions,
-        form=wanted,
-        cache_bytes=cache_bytes,
-        probe=probe,
-        allow_no_effect=allow_no_effect,
-        progress=progress,
-    )
+    with _out_of_inference_mode():
+        state = bind_model(
+            store,
+            model,
+            composition,
+            compositions,
+            form=wanted,
+            cache_bytes=cache_bytes,
+            probe=probe,
+            allow_no_effect=allow_no_effect,
+            progress=progress,
+        )
     live = LiveModel(store, state, commit, author=author, probe=probe, progress=progress)
     state.register(live)
     return live

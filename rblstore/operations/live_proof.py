@@ -56,7 +56,7 @@ class WeightsDifferError(DivergedError):
             f"{len(names)} of {count} tensors of the live model do not hold the stored values: "
             f"{shown(sorted(names))}{measured}",
             object=names[0],
-            hint="Something wrote into the model: live.residue() may name it; live.switch puts stored values back.",
+            hint="Something wrote into the model: live.residue() may name what is left there. Load it anew: repo.load.",
         )
         self.names = names
         self.verification = verification
@@ -185,13 +185,14 @@ def compare_weights(live: LiveModel) -> tuple[int, tuple[str, ...]]:
     wanted = live.values.of(live.composition, live.form)
     differing = live.values.differing(wanted)
     ledger = ledger_of(live.model) if live.form == "adapters" else None
-    if ledger is None:
+    mounting = live._state.mounting  # noqa: SLF001 - a change under way, which this proves, holds it
+    if ledger is None or mounting is None:
         return len(wanted), tuple(differing)
-    if differing:
-        # What attaching an adapter wrote into the model is compared with the adapter's own tensors.
-        replaced = {name for entry in ledger.attached for name in entry.replaced}
-        direct = bind(live.model, wanted, absent=frozenset(wanted)).direct
-        differing = [name for name in differing if direct.get(name) not in replaced]
+    if mounting.own:
+        # What attaching an adapter wrote into the model is compared with what it wrote.
+        direct, changed = bind(live.model, wanted, absent=frozenset(wanted)).direct, mounting.overwritten()
+        differing = [name for name in differing if direct.get(name) not in mounting.own]
+        differing += [name for name in wanted if direct.get(name) in changed]
     count = len(wanted)
     with laid_out_behaviors(live.store, live.composition) as (_, slots):
         folders = {name: directory for name, directory, _ in slots}

@@ -128,8 +128,9 @@ class LiveState:
         return self._lot.size
 
     def register(self, live: LiveModel) -> None:
-        """Remembers who holds the model, for as long as it lives."""
-        _BOUND[self.plain] = ref(live)
+        """Remembers who holds the model, for as long as it lives; the one that was bound, where its class changed."""
+        for plain, _ in self._values_of:
+            _BOUND[plain] = ref(live)
 
     def close(self) -> None:
         """Forgets caches."""
@@ -164,7 +165,7 @@ class LiveState:
         fits = self._classes.will_do(self.plain, target)
         if fits:
             self.values.of(target, form)  # what cannot be written is refused before anything is touched
-        keep = old is not None and wanted == had and fits
+        keep = old is not None and wanted == had and fits and old.untouched
         device = next(self.plain.parameters()).device
         parking = old is not None and not keep and self._parkable(old, device, discard=discard)
         verdict = None if proof is None else proof()
@@ -281,7 +282,8 @@ class LiveState:
                 _BOUND.pop(model, None)
                 values.clear()
             self._values_of = [first, (plain, found)]
-            _BOUND[plain] = _BOUND[first[0]]
+            if (holder := _BOUND.get(first[0])) is not None:  # else it is being bound just now
+                _BOUND[plain] = holder
         self.plain, self.values = plain, found
         self._first = PlainState.of(plain)
 
@@ -350,7 +352,7 @@ class LiveState:
 
     def _parked(self, wanted: tuple[Slot, ...], device: torch.device) -> Mounting | None:
         key = id(self.plain), wanted
-        if self._pinned is not None and self._pinned[0] == key:
+        if self._pinned is not None and self._pinned[0] == key and self._pinned[1] is not self.mounting:
             return self._pinned[1]
         found = self._lot.look(key)
         if found is not None and found.condition(device) != "intact":

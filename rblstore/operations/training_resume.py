@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rblstore.checkpoints.attaching import LIBRARY_ERRORS, LoadMismatchError
@@ -62,20 +62,25 @@ def resume(store: Store, copier: PhiCopier, options: TrainingOptions) -> tuple[P
             object=options.behavior,
             hint="Give a PeftModel to resume an adapter, and the model itself to resume an overlay.",
         )
+    # Everything is read and compared before the first value is written: what cannot be resumed stays as it is.
     if copier.is_adapter:
-        _load_adapter(store, behavior, copier)
+        write = _adapter_writer(store, behavior, copier)
     else:
         lower = composition.slots[: composition.slots.index(slot) + 1]
-        _load_checkpoint(store, Composition(composition.identity, lower), copier.model)
+        write = _checkpoint_writer(store, Composition(composition.identity, lower), copier.model)
     progressed = _progressed(store, slot.behavior)
     if options.save_state:
-        from rblstore.operations.training_state import load_state, restore
+        from rblstore.operations.training_state import find_state, load_state, restore, state_info
 
-        restore(load_state(store, commit), options.optimizer, options.scheduler)
+        found = find_state(store, commit)
+        restore(load_state(store, found), options.optimizer, options.scheduler)
+        # What is said of the behavior may come from another run that came to the same values.
+        progressed.step = state_info(store, found).step
+    write()
     return progressed, commit
 
 
-def _load_adapter(store: Store, behavior: Behavior, copier: PhiCopier) -> None:
+def _adapter_writer(store: Store, behavior: Behavior, copier: PhiCopier) -> Callable[[], None]:
     from peft import set_peft_model_state_dict
 
     entry = file_named(behavior.files, ADAPTER_WEIGHTS)
@@ -85,15 +90,19 @@ def _load_adapter(store: Store, behavior: Behavior, copier: PhiCopier) -> None:
     tensors = _read(store, stored)
     before = copier.take(Buffers()).weights[ADAPTER_WEIGHTS].tensors
     _check_alike(tensors, before)
-    try:
-        with quiet():
-            set_peft_model_state_dict(copier.model, dict(tensors), adapter_name=str(copier.adapter))
-    except LIBRARY_ERRORS as error:
-        raise LoadMismatchError(f"PEFT cannot load the adapter: {error}", object=copier.adapter) from error
-    after = copier.take(Buffers()).weights[ADAPTER_WEIGHTS].tensors
-    for name, tensor in tensors.items():
-        if not same_bits(tensor.to(after[name].dtype), after[name]):
-            raise LoadMismatchError(f"{name!r} does not hold the stored value after loading", object=name)
+
+    def write() -> None:
+        try:
+            with quiet():
+                set_peft_model_state_dict(copier.model, dict(tensors), adapter_name=str(copier.adapter))
+        except LIBRARY_ERRORS as error:
+            raise LoadMismatchError(f"PEFT cannot load the adapter: {error}", object=copier.adapter) from error
+        after = copier.take(Buffers()).weights[ADAPTER_WEIGHTS].tensors
+        for name, tensor in tensors.items():
+            if not same_bits(tensor.to(after[name].dtype), after[name]):
+                raise LoadMismatchError(f"{name!r} does not hold the stored value after loading", object=name)
+
+    return write
 
 
 def _check_alike(tensors: Mapping[str, Any], live: Mapping[str, Any]) -> None:
@@ -108,27 +117,31 @@ def _check_alike(tensors: Mapping[str, Any], live: Mapping[str, Any]) -> None:
         )
 
 
-def _load_checkpoint(store: Store, composition: Composition, model: nn.Module) -> None:
+def _checkpoint_writer(store: Store, composition: Composition, model: nn.Module) -> Callable[[], None]:
     import torch
 
     stored = composed_state(store, composition).tensors
     binding = bind(model, stored)
     read = tensor_reader(store, stored)
     present = plain_tensors(model)
-    with torch.no_grad():
-        for name, live_name in binding.direct.items():
-            _put(name, present[live_name], read(name))
-        for group in binding.fused:
-            for live_name, value in group.convert(binding.model, read, present[group.target].dtype).items():
-                _put(live_name, present[live_name], value)
+    values = [(name, present[live_name], read(name)) for name, live_name in binding.direct.items()]
+    for group in binding.fused:
+        made = group.convert(binding.model, read, present[group.target].dtype)
+        values += [(live_name, present[live_name], value) for live_name, value in made.items()]
+    for name, live, value in values:
+        if value is None or live.shape != value.shape:
+            raise LoadMismatchError(
+                f"{name!r} is of another shape than in the model",
+                object=name,
+                hint="Resize the model's embeddings first.",
+            )
 
+    def write() -> None:
+        with torch.no_grad():
+            for _, live, value in values:
+                live.copy_(value)
 
-def _put(name: str, live: Any, value: Any) -> None:
-    if value is None or live.shape != value.shape:
-        raise LoadMismatchError(
-            f"{name!r} is of another shape than in the model", object=name, hint="Resize the model's embeddings first."
-        )
-    live.copy_(value)
+    return write
 
 
 def _read(store: Store, stored: Mapping[str, StoredTensor]) -> dict[str, Any]:

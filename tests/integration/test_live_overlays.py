@@ -185,6 +185,40 @@ def test_an_adapter_over_a_fine_tune_with_another_head(tmp_path: Path) -> None:
         assert live.model is first
 
 
+@pytest.mark.parametrize("name", ["ties broken", "another configuration"])
+def test_a_base_gets_a_fine_tune_of_another_class_as_it_is_bound(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=tiny_models.save(case.base(), tmp_path / "base"))
+        repo.commit("ft", behaviors={"ft": case.fine_tune()})
+        first = repo.load("HEAD~1")
+        live = repo.attach(first, "HEAD")
+        assert_is(live, repo, "HEAD")
+        for held in (first, live.model):
+            with pytest.raises(rblstore.ConflictError) as caught:
+                repo.attach(held, "HEAD")
+            assert caught.value.code == "already_bound"
+        live.switch("HEAD~1")
+        assert live.model is first
+        assert_is(live, repo, "HEAD~1")
+
+
+def test_a_fine_tune_that_is_configured_as_its_base(tmp_path: Path) -> None:
+    tiny_models.save(tiny_models.llama(), tmp_path / "base")
+    fine = tuned(other_rotations(tiny_models.llama()))
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=tmp_path / "base")
+        repo.commit("ft", behaviors={"ft": fine})
+        repo.commit("a", behaviors={"a": tiny_models.save_adapter(fine, tmp_path / "a")})
+        model = repo.load("HEAD~2")
+        model.load_state_dict(fine.state_dict())
+        for revision in ("HEAD~1", "HEAD"):
+            with pytest.raises(rblstore.ConflictError) as caught:
+                repo.attach(model, revision)
+            assert (caught.value.code, caught.value.object) == ("other_model", "rope_parameters")
+        assert repo.attach(repo.load("HEAD~1"), "HEAD").behaviors == ("ft", "a")
+
+
 class TestAnyModule:
     def module(self) -> Any:
         torch.manual_seed(0)

@@ -179,3 +179,15 @@ class TestCopies:
         again = copier.take(Buffers()).weights["model.safetensors"].tensors[name]
         assert again.data_ptr() != taken[0].data_ptr()
         assert torch.equal(again, model.model.norm.weight)
+
+    def test_a_write_that_torch_does_not_count(self, bench: Bench) -> None:
+        model = bench.whole().requires_grad_(False)
+        model.lm_head.requires_grad_(True)
+        copier, norm = self.copier(model), model.model.norm.weight
+        before = copier.take(Buffers()).weights["model.safetensors"].tensors["model.norm.weight"]
+        kept, version = before.clone(), norm._version
+        norm.data.add_(1.0)  # as fused optimizers do it, of a layer that is trained only now and then
+        assert norm._version == version
+        after = copier.take(Buffers()).weights["model.safetensors"].tensors["model.norm.weight"]
+        assert torch.equal(after, norm)
+        assert torch.equal(before, kept)  # which may still be being written

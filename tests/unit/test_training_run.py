@@ -379,10 +379,49 @@ class TestResume:
         model = bench.adapted()
         with bench.repo.training(model, "x"):
             nudge(model)
+        nudge(model, 5)
+        before = {name: one.detach().clone() for name, one in model.named_parameters()}
         optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
         options: dict[str, Any] = {"resume": "main", "save_state": True, "optimizer": optimizer}
         with pytest.raises(rblstore.NotFoundError), bench.repo.training(model, "x", **options):
             pass
+        assert all(torch.equal(before[name], one) for name, one in model.named_parameters())
+
+    @pytest.mark.parametrize("whole", [False, True], ids=["lora", "whole"])
+    def test_a_state_that_does_not_fit(self, bench: Bench, whole: bool) -> None:
+        def start() -> tuple[Any, Any]:
+            model = bench.whole() if whole else bench.adapted()
+            return model, torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=1.0)
+
+        model, optimizer = start()
+        with bench.repo.training(model, "x", save_state=True, optimizer=optimizer):
+            nudge(model)
+        model, _ = start()
+        before = {name: one.detach().clone() for name, one in model.named_parameters()}
+        options: dict[str, Any] = {
+            "resume": "main",
+            "save_state": True,
+            "optimizer": torch.optim.AdamW([*before.values()]),
+        }
+        with pytest.raises(rblstore.ConflictError), bench.repo.training(model, "x", **options):
+            pass
+        assert all(torch.equal(before[name], one) for name, one in model.named_parameters())
+
+    def test_the_step_is_that_of_the_state(self, bench: Bench) -> None:
+        commits = []
+        for branch, steps in (("one", 3), ("two", 7)):
+            bench.repo.switch(branch, create=True, start="main")
+            model = bench.adapted()
+            optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=1.0)
+            options: dict[str, Any] = {"save_state": True, "optimizer": optimizer}
+            with bench.repo.training(model, "x", **options) as run:
+                nudge(model)  # both come to the same values
+                for _ in range(steps):
+                    run.step()
+            commits.append(run.commits[-1].commit)
+        for commit, steps in zip(commits, (3, 7), strict=True):
+            with bench.repo.training(bench.adapted(), "x", resume=commit, **options) as run:
+                assert run.steps == steps
 
 
 def test_a_compiled_or_wrapped_model_is_the_model(bench: Bench) -> None:

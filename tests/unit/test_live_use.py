@@ -1,0 +1,97 @@
+"""What was done to the adapters of a live model from outside, or around it, does not decide what a change gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import peft
+import pytest
+import tiny_models
+import torch
+from live_stories import Story, assert_fresh
+
+import rblstore
+from rblstore.checkpoints.quiet import quiet
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    made = Story(tmp_path_factory.mktemp("use"))
+    yield made
+    made.repo.close()
+
+
+def scaled(model: Any) -> None:
+    for module in model.modules():
+        if hasattr(module, "scale_layer"):
+            module.scale_layer(0.5)
+
+
+USES: dict[str, Callable[[Any], None]] = {
+    "merged": lambda model: model.merge_adapter(),
+    "disabled": lambda model: model.disable_adapter_layers(),
+    "scaled": scaled,
+}
+
+
+class TestUsedOtherwise:
+    @pytest.mark.parametrize("use", USES)
+    def test_what_stays_on_is_put_on_anew(self, story: Story, use: str) -> None:
+        with story.repo.attach(story.load("ab"), story.commits["ab"]) as live:
+            USES[use](live.model)
+            live.switch(story.commits["abf"], allow_no_effect=True)
+            assert_fresh(live, story.load("abf"))
+            live.switch(story.commits["ab"])
+            assert_fresh(live, story.load("ab"))
+
+    @pytest.mark.parametrize("use", ["disabled", "scaled"])
+    def test_is_not_the_commit(self, story: Story, use: str) -> None:
+        with quiet():
+            by_peft = peft.PeftModel.from_pretrained(story.load("base"), story.folder / "a", adapter_name="a")
+        for model in (story.load("a"), by_peft):
+            USES[use](model)
+            with pytest.raises(rblstore.ConflictError) as caught:
+                story.repo.attach(model, story.commits["a"])
+            assert (caught.value.code, caught.value.object) == ("other_adapters", "a")
+            assert use in caught.value.message
+
+
+class TestInferenceMode:
+    def test_nothing_that_stays_is_made_in_it(self, story: Story) -> None:
+        model = story.load("base")
+        with torch.inference_mode():
+            live = story.repo.attach(model, story.commits["base"])
+            for name in ("a", "bias", "abf"):
+                live.switch(story.commits[name], allow_no_effect=True)
+            live.merge()
+        held = [*live.model.parameters(), *live.model.buffers()]
+        assert not any(one.is_inference() for one in held)
+        for name in ("bias", "a", "base", "abf"):
+            live.switch(story.commits[name], form="adapters", allow_no_effect=True)
+            assert not any(one.is_inference() for one in live.model.parameters())
+            assert_fresh(live, story.load(name))
+        live.close()
+
+    def test_a_model_that_was_made_in_it(self, story: Story) -> None:
+        with torch.inference_mode():
+            model = tiny_models.llama(tied=True)
+        with pytest.raises(rblstore.ConflictError) as caught:
+            story.repo.attach(model, story.commits["base"])
+        assert caught.value.code == "unbindable"
+        assert "inference_mode" in str(caught.value.hint)
+
+
+def test_weights_that_an_adapter_replaced_are_compared_too(tmp_path: Any) -> None:
+    model = tiny_models.llama()
+    name = "model.layers.0.self_attn.q_proj.weight"
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=tiny_models.save(model, tmp_path / "base"))
+        repo.commit("pissa", behaviors={"p": tiny_models.save_adapter(model, tmp_path / "p", "pissa")})
+        live = repo.attach(repo.load(), "HEAD")
+        assert live.verify().verdict == "unverified"
+        with torch.no_grad():
+            live.plain.model.layers[0].self_attn.q_proj.base_layer.weight[0, 0] += 1
+        with pytest.raises(rblstore.DivergedError) as caught:
+            live.verify()
+        assert caught.value.names == (name,)  # type: ignore[attr-defined]
