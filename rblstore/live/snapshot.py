@@ -172,6 +172,10 @@ class PhiCopier:
         places = _places(live) if self._plain else None
         return Snapshot(self.is_adapter, self._plan.files, found, places, buffers)
 
+    def forget(self) -> None:
+        """Drops the copies that it keeps; snapshots that were taken keep theirs."""
+        self._frozen.clear()
+
     def _copied(self, name: str, live: torch.Tensor, buffers: Buffers) -> torch.Tensor:
         with torch.no_grad():
             if self.is_adapter or live.requires_grad or not isinstance(live, nn.Parameter) or live.is_inference():

@@ -242,6 +242,7 @@ class Training:
     def close(self) -> None:
         """Ends the guard, and lets others train the model. The committer is closed by whoever commits."""
         self.closed = True
+        self.copier.forget()
         self._ending.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from training_stories import Bench, make_bench, nudge, train
 
 import rblstore
 from rblstore.live.binding import same_bits
+from rblstore.live.snapshot import _Frozen
 
 
 @pytest.fixture
@@ -209,6 +211,14 @@ class TestEnds:
                     pass
         with bench.repo.training(model, "polite"):
             pass
+
+    def test_a_run_that_is_over_keeps_no_copy_of_the_model(self, bench: Bench) -> None:
+        model = bench.whole().requires_grad_(False)
+        model.lm_head.requires_grad_(True)
+        with bench.repo.training(model, "x") as run:
+            nudge(model)
+        assert run.commits
+        assert not [one for one in gc.get_objects() if isinstance(one, _Frozen)]
 
 
 class TestRefusals:
