@@ -23,7 +23,7 @@ from rblstore.checkpoints.safetensors_header import encode_header
 from rblstore.checkpoints.saving import UnsavableError, adapter_chosen, adapter_tensors, save_source
 from rblstore.checkpoints.saving_module import is_plain_module, module_tensors, uncompiled
 from rblstore.live.binding import DTYPES, same_bits
-from rblstore.live.fingerprints import fingerprint, flat_bytes
+from rblstore.live.fingerprints import Kind, fingerprint, flat_bytes, kind_for
 
 Scratch = Callable[[], AbstractContextManager[Path]]
 Described = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -81,21 +81,20 @@ class Buffers:
 
 
 class _Frozen(NamedTuple):
-    """A tensor that nobody trains, as it was copied last; by its fingerprint where the live one is not at hand."""
+    """A tensor that nobody trains, as it was copied last, and the fingerprint that it had then."""
 
     copy: torch.Tensor
-    print: int | None
+    kind: Kind
+    print: int
 
     @classmethod
     def of(cls, live: torch.Tensor) -> _Frozen:
         copy = torch.empty(live.shape, dtype=live.dtype, device="cpu").copy_(live.detach())
-        return cls(copy, None if live.device.type == "cpu" else fingerprint(flat_bytes(live), "sums"))
+        return cls(copy, kind_for(live), fingerprint(flat_bytes(live), kind_for(live)))
 
     def holds(self, live: torch.Tensor) -> bool:
         """Whether the tensor has these bits still; torch counts no writes of fused optimizers and of ``.data``."""
-        if self.print is None:
-            return live.device.type == "cpu" and same_bits(self.copy, live)
-        return live.device.type != "cpu" and fingerprint(flat_bytes(live), "sums") == self.print
+        return kind_for(live) == self.kind and fingerprint(flat_bytes(live), self.kind) == self.print
 
 
 @dataclass(frozen=True)
