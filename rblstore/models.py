@@ -10,6 +10,7 @@ from rblstore.repository import Store
 if TYPE_CHECKING:
     import torch
 
+    from rblstore.configuration import Compression
     from rblstore.live.guard import IdentityGuard, OnMutation
     from rblstore.operations.live_model import LiveForm, LiveModel
     from rblstore.operations.progress import Progress
@@ -219,6 +220,7 @@ class Models:
         save_state: bool = False,
         seed: int | None = None,
         resume: str | None = None,
+        compression: Compression | None = None,
     ) -> TrainingRun:
         """A training run that commits a behavior from memory: every N steps, whenever you like, and at the end.
 
@@ -247,6 +249,8 @@ class Models:
             save_state: Whether each commit carries the state of optimizer, scheduler and random generators.
             seed: Recorded; seeding is up to you.
             resume: A commit whose behavior, and state where it has one, is loaded before the first step.
+            compression: How commits are stored: ``fast``, ``max`` or ``none``; None for ``none`` where an adapter is
+                trained, and for what the settings say otherwise. ``repack`` makes it smaller later.
 
         Raises:
             UsageError: A setting is out of range.
@@ -275,6 +279,7 @@ class Models:
             save_state=save_state,
             seed=seed,
             resume=resume,
+            compression=compression,
             version=__version__,
         )
         return TrainingRun(self._store, model, options)

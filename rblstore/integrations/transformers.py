@@ -34,6 +34,7 @@ from rblstore.operations.training_facts import OnBusy, TrainingOptions
 
 if TYPE_CHECKING:
     from rblstore.api import Repository
+    from rblstore.configuration import Compression
     from rblstore.live.mutations import Mutation
     from rblstore.operations.commit import CommitResult
     from rblstore.operations.progress import Progress
@@ -93,6 +94,7 @@ class RblCallback(TrainerCallback):  # type: ignore[misc]
         meta: Said about each behavior that is committed, by key.
         message: What messages begin with; None for the behavior's name.
         author: Who trains.
+        compression: How commits are stored; None for adapters as they are, for anything else as the settings say.
 
     Raises:
         UsageError: A setting is out of range.
@@ -117,6 +119,7 @@ class RblCallback(TrainerCallback):  # type: ignore[misc]
         meta: Mapping[str, str] | None = None,
         message: str | None = None,
         author: str | None = None,
+        compression: Compression | None = None,
     ) -> None:
         self.repo = repo
         self.run: TrainingRun | None = None
@@ -131,6 +134,7 @@ class RblCallback(TrainerCallback):  # type: ignore[misc]
             guard_every=guard_every,
             on_busy=on_busy,
             message=message,
+            compression=compression,
             version=__version__,
             meta=dict(meta or {}),
             dataset=dataset,

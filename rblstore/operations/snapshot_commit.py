@@ -15,6 +15,7 @@ from rblstore.checkpoints.model_card import claims_from_files
 from rblstore.checkpoints.overlay_effects import overlay_effects, put_back
 from rblstore.checkpoints.saving import UnsavableError, live_tensor_digest
 from rblstore.checkpoints.stored_checkpoint import StoredCheckpoint
+from rblstore.configuration import Compression
 from rblstore.errors import NothingChangedError
 from rblstore.live.snapshot import Snapshot, described
 from rblstore.objects.content_records import Behavior, Effect, FileManifest, Ground, Identity, StoredTensor
@@ -83,14 +84,24 @@ class SnapshotCommitter:
         parent: Its commit.
         name: The behavior's slot.
         author: Who commits.
+        compression: How what is new is stored; None for what the settings say.
     """
 
-    def __init__(self, store: Store, ref: str, parent: CommitId, name: str, author: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        ref: str,
+        parent: CommitId,
+        name: str,
+        author: str,
+        compression: Compression | None = None,
+    ) -> None:
         self.store = store
         self.name = name
         self.parent = parent
         self._ref = ref
         self._author = author
+        self._compression = compression
         self._before = store.record(store.record(parent, Commit).composition, Composition)
         self._view = view_identity(store, store.record(self._before.identity, Identity))
         names = [slot.name for slot in self._before.slots]
@@ -159,7 +170,7 @@ class SnapshotCommitter:
     def _commit(
         self, snapshot: Snapshot, settled: Settled, message: str, claims: tuple[Claim, ...], tree: Any, step: int
     ) -> CommitResult:
-        with self.store.transaction(self._author) as transaction:
+        with self.store.transaction(self._author, self._compression) as transaction:
             one, behavior_id, files, warnings = self._import(transaction, snapshot, settled)
             self._check(one)
             slots = tuple(

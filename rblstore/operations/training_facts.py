@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Literal
 
+from rblstore.configuration import Compression, check_compression
 from rblstore.errors import UsageError
 from rblstore.objects.evidence_records import Claim
 from rblstore.objects.paths import check_name, check_ref_name
@@ -29,6 +30,7 @@ class TrainingOptions:
     """How a training run is set; see :meth:`rblstore.Repository.training`.
 
     Attributes:
+        compression: How commits are stored; None for an adapter as it is, and for anything else as the settings say.
         capture: Takes the state that is stored with each commit, in place of ``optimizer`` and ``scheduler``; what it
             gives is copied before the loop goes on.
         done: Steps done before the run starts, where it is the loop that resumed.
@@ -54,6 +56,7 @@ class TrainingOptions:
     save_state: bool = False
     seed: int | None = None
     resume: str | None = None
+    compression: Compression | None = None
     capture: Callable[[], Any] | None = None
     done: int = 0
     version: str | None = None
@@ -69,6 +72,8 @@ class TrainingOptions:
             raise BadTrainingError(f"'on_busy' is 'block' or 'skip', not {self.on_busy!r}", object="on_busy")
         if self.guard not in (True, False, "record"):
             raise BadTrainingError(f"'guard' is True, False or 'record', not {self.guard!r}", object="guard")
+        if self.compression is not None:
+            check_compression(self.compression)
         if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
             raise BadTrainingError(f"'seed' is a whole number, not {self.seed!r}", object="seed")
         if self.dataset_license is not None and self.dataset is None:

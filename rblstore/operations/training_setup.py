@@ -88,7 +88,9 @@ class Training:
         # A repository of its own: one transaction at a time is what an open one takes, and whoever trains may want it.
         own = Store.open(store.root, allow_foreign=True)
         try:
-            self.committer = SnapshotCommitter(own, ref, CommitId(value), options.behavior, options.author)
+            # Adapters are small and shrink by little; what is not computed beside a loop does not slow it down.
+            compression = options.compression or ("none" if self.copier.is_adapter else None)
+            self.committer = SnapshotCommitter(own, ref, CommitId(value), options.behavior, options.author, compression)
         except BaseException:
             own.close()
             raise

@@ -51,6 +51,19 @@ class TestWhatIsCommitted:
         model.eval()
         assert torch.equal(tiny_models.outputs(bench.repo.load()), tiny_models.outputs(model))
 
+    def test_adapters_are_stored_as_they_are_unless_asked_for(self, bench: Bench) -> None:
+        for value, compression in ((1.0, None), (2.0, "fast")):
+            model = bench.adapted()
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    torch.nn.init.constant_(parameter, value)
+            with bench.repo.training(model, "polite", compression=compression) as run:
+                pass
+            (one,) = run.commits
+            assert (one.stored_bytes == one.new_bytes) == (compression is None)
+        with pytest.raises(rblstore.UsageError, match="zip"):
+            bench.repo.training(bench.adapted(), "polite", compression="zip")
+
     def test_a_loop_that_counts_steps_itself(self, bench: Bench) -> None:
         model = bench.adapted()
         with bench.repo.training(model, "polite", every=10, message="run 7") as run:
