@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], metavar="TYPE", help="of the cycles")
     parser.add_argument("--every", type=int, default=10, metavar="N", help="check and commit every N-th step (10)")
-    parser.add_argument("--checks", type=int, default=2, metavar="N", help="checks or commits in a loop (2)")
+    parser.add_argument("--checks", type=int, default=4, metavar="N", help="checks or commits in a loop (4)")
     parser.add_argument("--step-seconds", type=float, default=0.2, metavar="S", help="a step takes at least (0.2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="of torch (every core)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (everything)")

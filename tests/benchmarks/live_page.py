@@ -16,12 +16,9 @@ from live_switching import (
     SWITCH,
     WARM,
 )
-from live_training import AGAIN, CALLBACK, GUARD, GUARD_NOW, GUARD_TURN, PLAIN, TRAINER, TRAINING
+from live_training import AGAIN, CALLBACK, GUARD, PLAIN
 from measuring import MIB
 from targets import Document, Target, verdict_table, verdicts
-
-# What each loop is compared with.
-WITHOUT = {AGAIN: PLAIN, GUARD: PLAIN, GUARD_NOW: PLAIN, GUARD_TURN: PLAIN, TRAINING: PLAIN, CALLBACK: TRAINER}
 
 
 def action(document: Document, subject: str, name: str) -> float | None:
@@ -36,28 +33,36 @@ def reloading(document: Document, subject: str) -> float | None:
 
 
 def overhead(document: Document, kind: str) -> float | None:
-    """What a kind of loop adds to ``every`` steps, over what they take: the median over rounds.
+    """What a check or commit adds to ``every`` steps, over what they take: the median over all of a kind of loop."""
+    return median(added_by_window(document, kind))
 
-    A loop has ``checks`` checks or commits, and steps after the last one for what is done behind the loop.
+
+def added_by_window(document: Document, kind: str) -> list[float]:
+    """:func:`overhead` of each check or commit; empty where not measured.
+
+    A machine's pace wanders by more than what is looked for. So steps are compared with their neighbours: the step that
+    ends with a check and those in which its work goes on behind the loop, half of all, with the other half.
     """
-    return median(added_by_round(document, kind))
-
-
-def added_by_round(document: Document, kind: str) -> list[float]:
-    """:func:`overhead` of each round; empty where not measured."""
     training = document.get("training")
     if not training or kind not in training["loops"]:
         return []
-    pairs = zip(training["loops"][kind], training["loops"][WITHOUT[kind]], strict=True)
-    return [
-        (one["loop_s"] - other["loop_s"]) / training["checks"] / (training["every"] * other["step_s"])
-        for one, other in pairs
-    ]
+    every: int = training["every"]
+    half = every // 2
+    found = []
+    for loop in training["loops"][kind]:
+        steps = loop["steps_s"]
+        for start in range(every - 1, len(steps) - every + 1, every):
+            window = steps[start : start + every]
+            quiet = median(window[half:])
+            assert quiet is not None
+            found.append((sum(window[:half]) - half * quiet) / (every * quiet))
+    return found
 
 
 def noise(document: Document) -> float | None:
-    """What the same loop adds to itself: the median of its distances from itself over rounds."""
-    return median(abs(one) for one in added_by_round(document, AGAIN))
+    """What nothing adds: the distance from zero of the loops without rblstore."""
+    found = [overhead(document, kind) for kind in (PLAIN, AGAIN)]
+    return max((abs(one) for one in found if one is not None), default=None)
 
 
 def told(document: Document, kind: str, limit: float) -> float | None:
@@ -121,11 +126,12 @@ def training_table(document: Document) -> str:
     """What each kind of loop takes and adds, a line a kind."""
     rows = []
     for kind, taken in document["training"]["loops"].items():
-        middle = {name: median(one[name] for one in taken) for name in ("step_s", "enter_s", "leave_s", "cpu_s")}
+        middle = {name: median(one[name] for one in taken) for name in ("enter_s", "leave_s", "cpu_s")}
+        step = median(step for one in taken for step in one["steps_s"])
         inside = median(one["inside_s"] for one in taken if "inside_s" in one)
-        added = overhead(document, kind) if kind in WITHOUT else None
+        added = overhead(document, kind)
         rows.append((
-            kind, *(digits(middle[name], 3) for name in ("step_s", "enter_s", "leave_s", "cpu_s")),
+            kind, digits(step, 3), *(digits(middle[name], 3) for name in ("enter_s", "leave_s", "cpu_s")),
             digits(inside, 3), "" if added is None else f"{added:+.1%}",
         ))  # fmt: skip
     header = ("seconds", "a step", "to enter", "to leave", "CPU, all", "in our calls, all steps", "added to the steps")
@@ -178,10 +184,11 @@ def page(document: Mapping[str, Any]) -> str:
             "## Training",
             (
                 f"LoRA on the first model, {training['tokens']} tokens a step, {training['steps']} steps a loop; the "
-                f"guard checks and runs commit every {training['every']} steps. *Added* is what a loop takes longer "
-                "than the same one without, by check or commit, over the time of so many steps; entering compares "
-                "the model with the commit, leaving checks in full and makes the last commit. A loop differs from "
-                f"itself by {'n/a' if floor is None else f'{floor:.1%}'}: what is below that says nothing. "
+                f"guard checks and runs commit every {training['every']} steps. *Added* is what the step that ends "
+                "with a check or commit, and those after it, take longer than the later ones before the next, over the "
+                "time of so many steps (medians over all checks); entering compares the model with the commit, leaving "
+                "checks in full and makes the last commit. Loops without any of it differ from zero by "
+                f"{'n/a' if floor is None else f'{floor:.1%}'}: what is below that says nothing. "
                 f"A check of the guard by itself: {alone}."
             ),
             training_table(document),

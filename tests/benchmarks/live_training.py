@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def timed_loop(loop: Loop, around: AbstractContextManager[Callable[[float], obje
     end = time.perf_counter()
     return {
         "enter_s": entered - start, "loop_s": left - entered, "leave_s": end - left, "inside_s": sum(inside),
-        "cpu_s": time.process_time() - cpu, "step_s": sorted(taken)[len(taken) // 2],
+        "cpu_s": time.process_time() - cpu, "steps_s": taken,
     }  # fmt: skip
 
 
@@ -102,10 +103,13 @@ def _trainer_loop(loop: Loop, callbacks: list[Any], steps: int, folder: Path) ->
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        begun = ended = 0.0
+        ended = 0.0
+
+        def __init__(self) -> None:
+            self.begun: list[float] = []
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begun = self.begun or time.perf_counter()
+            self.begun.append(time.perf_counter())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.ended = time.perf_counter()
@@ -118,13 +122,13 @@ def _trainer_loop(loop: Loop, callbacks: list[Any], steps: int, folder: Path) ->
     )  # fmt: skip
     rows = [{"input_ids": ids, "labels": ids}] * steps
     start, cpu = time.perf_counter(), time.process_time()
-    # The clock is the last callback, so that the others' work is within the step.
+    # The clock is the last callback: what the others do between two steps belongs to the first.
     Trainer(loop.model, arguments, train_dataset=rows, callbacks=[*callbacks, clock]).train()
     end = time.perf_counter()
-    took = clock.ended - clock.begun
+    taken = [after - before for before, after in pairwise([*clock.begun, clock.ended])]
     return {
-        "enter_s": clock.begun - start, "loop_s": took, "leave_s": end - clock.ended,
-        "cpu_s": time.process_time() - cpu, "step_s": took / steps,
+        "enter_s": clock.begun[0] - start, "loop_s": sum(taken), "leave_s": end - clock.ended,
+        "cpu_s": time.process_time() - cpu, "steps_s": taken,
     }  # fmt: skip
 
 

@@ -226,8 +226,8 @@ def test_a_process_that_fails_says_so_and_one_with_links_is_weighed_once(tmp_pat
     assert peer_rounds.tree_bytes(tmp_path) == 5
 
 
-def _live_document(guarded: float = 2.02, again: float = 2.002) -> dict[str, Any]:
-    """A run on one model: a copy takes 1 ms, loading anew 1 s, ten steps without anything 1 s."""
+def _live_document(guarded: float = 0.11, again: float = 0.1) -> dict[str, Any]:
+    """A run on one model: a copy takes 1 ms, loading anew 1 s, a step 0.1 s, or as long as given where one checks."""
     milliseconds = {
         live_switching.COPY: 1.0, live_switching.RELOAD: 1010.0, live_switching.WARM: 10.0,
         live_switching.MERGED_DETACH + live_switching.CACHED: 2.0,
@@ -237,7 +237,8 @@ def _live_document(guarded: float = 2.02, again: float = 2.002) -> dict[str, Any
 
     def loop(seconds: float) -> list[dict[str, float]]:
         others = dict.fromkeys(("enter_s", "leave_s", "cpu_s", "inside_s"), 0.5)
-        return [{"loop_s": seconds, "step_s": 0.1, **others}] * 3
+        steps = [seconds if number % 10 == 9 else 0.1 for number in range(29)]
+        return [{"loop_s": sum(steps), "steps_s": steps, **others}] * 3
 
     row = {"dtype": "bfloat16", "of_elements": 8, "max_abs": 0.5, "mean_abs": 0.25, "relative": 0.125, "elsewhere": 0}
     return {
@@ -254,7 +255,7 @@ def _live_document(guarded: float = 2.02, again: float = 2.002) -> dict[str, Any
         "training": {
             "steps": 29, "every": 10, "checks": 2, "tokens": 64, "check_s": {"full, 1 threads": [0.02]},
             "loops": {
-                live_training.PLAIN: loop(2.0), live_training.AGAIN: loop(again), live_training.GUARD: loop(guarded),
+                live_training.PLAIN: loop(0.1), live_training.AGAIN: loop(again), live_training.GUARD: loop(guarded),
             },
         },
     }  # fmt: skip
@@ -277,7 +278,7 @@ def test_live_targets_are_ratios_inside_the_run() -> None:
 
 
 def test_an_overhead_below_the_noise_is_no_figure() -> None:
-    document = _live_document(guarded=1.9, again=2.05)
+    document = _live_document(guarded=0.05, again=0.125)
     assert live_page.overhead(document, live_training.GUARD) == pytest.approx(-0.05)
     assert live_page.noise(document) == pytest.approx(0.025)
     found = _by_name(targets.verdicts(document, live_page.live_targets(document)))
