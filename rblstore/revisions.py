@@ -61,6 +61,8 @@ def resolve(store: Store, text: str) -> Resolved:
         NoCommitsError: A branch without commits.
         UsageError: Malformed.
     """
+    if not isinstance(text, str):  # the types say so; a notebook does not read them
+        raise UsageError(f"a revision is text, not a {type(text).__name__}", hint="A branch, a tag, an id, HEAD.")
     _check_length(text)
     start = min((at for at in (text.find("~"), text.find("^")) if at >= 0), default=len(text))
     name, steps = text[:start], text[start:]

@@ -428,6 +428,8 @@ def attach_model(
     from rblstore.operations.live_binding import bind_model
 
     wanted = None if form is None else check_form(form)
+    if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < 0:
+        raise UsageError(f"'cache_bytes' is a whole number from 0, not {cache_bytes!r:.40}", object="cache_bytes")
     compositions = Compositions(store)
     commit, composition = compositions.at(revision)
     compositions.checked(composition)

@@ -178,6 +178,14 @@ class TestRefusedModels:
         assert "lora_alpha" in self.refused(story, scaled, "a", "other_adapters").message
         self.refused(story, by_peft(story, "a").base_model.model, "a", "other_adapters")
 
+    def test_what_is_no_revision_and_no_size(self, story: Story) -> None:
+        model = story.repo.load("main")
+        with pytest.raises(rblstore.UsageError, match="NoneType"):
+            story.repo.attach(model, None)
+        for size in ("1G", -1, True, 1.5):
+            with pytest.raises(rblstore.UsageError, match="cache_bytes"):
+                story.repo.attach(model, "main", cache_bytes=size)
+
     def test_an_unknown_revision(self, story: Story) -> None:
         with pytest.raises(rblstore.NotFoundError):
             story.repo.attach(story.load("base"), "nowhere")
