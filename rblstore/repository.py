@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
@@ -26,6 +27,7 @@ from rblstore.storage.disk import DiskBackend
 from rblstore.storage.durable import WriteError, fsync_directory, make_folders, write_file
 from rblstore.storage.locks import maintaining, writing
 from rblstore.storage.refs_log import RefsLog
+from rblstore.storage.status import is_there
 
 if TYPE_CHECKING:
     from rblstore.objects.content_records import FileEntry
@@ -137,7 +139,7 @@ class Store:
             store.close()
             with suppress(OSError):  # its name may be there, and only not be durable
                 (folder / "format").unlink(missing_ok=True)
-            if isinstance(error, WriteError) and (folder / "format").exists():
+            if isinstance(error, WriteError) and os.path.lexists(folder / "format"):
                 raise UnfinishedInitError(
                     f"the repository is there, but may not outlive a power cut: {error.message}",
                     object=str(root),
@@ -158,7 +160,7 @@ class Store:
         check_format(folder)
         check_owner(folder, allow_foreign=allow_foreign)
         configuration = read_configuration(folder)
-        if not (folder / "catalog.db").exists():
+        if not is_there(folder / "catalog.db"):
             raise CorruptError(
                 f"{folder} has no catalog", object=str(folder / "catalog.db"), hint="Rebuild it with: rbl reindex"
             )

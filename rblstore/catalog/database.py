@@ -97,9 +97,18 @@ class Catalog:
         Raises:
             CatalogDamagedError: The file is missing or is no catalog.
             CatalogVersionError: An older or newer rblstore made it.
+            CatalogFailedError: The system refused.
             CatalogBusyError: Another process held it for too long.
         """
-        if not path.is_file():
+        try:
+            there = path.is_file()
+        except OSError as error:
+            raise CatalogFailedError(
+                f"the catalog could not be opened: {error.strerror or error}",
+                object=str(path),
+                hint="Check the disk and permissions.",
+            ) from error
+        if not there:
             raise CatalogDamagedError("the catalog is missing", object=str(path))
         catalog = cls(path, busy_timeout)
         with transaction(catalog._engine, catalog._name, write=False) as connection:

@@ -89,9 +89,9 @@ def _software() -> Iterator[Finding]:
 
 
 def _repository(folder: Path, *, allow_foreign: bool) -> Iterator[Finding]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 - pathlib's raises where the system refuses
         hint = "Move it away, or restore the repository from a copy."
-        yield Finding("repository", "problem", f"{folder} is no folder", hint)
+        yield Finding("repository", "problem", f"{folder} is no folder, or cannot be looked at", hint)
         return
     try:
         check_format(folder)
@@ -195,6 +195,6 @@ def _lying_about(folder: Path) -> Iterator[Finding]:
         ("trash", "rbl gc deletes it when its time has come."),
         ("quarantine", "Damage that rbl repair set aside."),
     ):
-        sizes = [path.lstat().st_size for path in packs(folder, name)]
+        sizes = [status.st_size for _, status in packs(folder, name)]
         level: Level = "note" if sizes else "ok"
         yield Finding(name, level, f"{len(sizes)} packs, {sum(sizes):,} bytes", hint if sizes else None)

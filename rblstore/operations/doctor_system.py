@@ -62,7 +62,7 @@ def _file_system(folder: Path) -> Iterator[Finding]:
 
 def _flock(folder: Path) -> Finding:
     """Whether one lock keeps another out: asked of the format file, which nobody locks, or of the folder itself."""
-    path = folder / "format" if (folder / "format").is_file() else folder
+    path = folder / "format" if os.path.isfile(folder / "format") else folder  # noqa: PTH113
     try:
         first = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -123,7 +123,7 @@ def _permissions(folder: Path) -> Iterator[Finding]:
             found = True
             what = f"{path} cannot be written: nothing can be committed"
             yield Finding("permissions", "warning", what, "Check its owner and mode.")
-    writable = [path for path in packs(folder) if path.lstat().st_mode & _WRITABLE]
+    writable = [path for path, status in packs(folder) if status.st_mode & _WRITABLE]
     if writable:
         found = True
         what = f"{len(writable)} of the packs can be written, the first of them {writable[0].name}"
@@ -132,20 +132,20 @@ def _permissions(folder: Path) -> Iterator[Finding]:
         yield Finding("permissions", "ok", "owners and modes are as they should be")
 
 
-def packs(folder: Path, room: str = "packs") -> Iterator[Path]:
+def packs(folder: Path, room: str = "packs") -> list[tuple[Path, os.stat_result]]:
     """Every pack's file in a room, links aside; nothing where they cannot be listed."""
     try:
         shards = [shard for shard in (folder / room).iterdir() if not shard.is_symlink() and shard.is_dir()]
-        for shard in shards:
-            yield from (path for path in shard.glob("*.pack") if path.is_file() and not path.is_symlink())
+        found = [(path, path.lstat()) for shard in shards for path in shard.glob("*.pack")]
     except OSError:
-        return
+        return []
+    return [(path, status) for path, status in found if stat.S_ISREG(status.st_mode)]
 
 
 def _space(folder: Path) -> Iterator[Finding]:
     try:
         status = os.statvfs(folder)
-        largest = max((path.lstat().st_size for path in packs(folder)), default=0)
+        largest = max((status.st_size for _, status in packs(folder)), default=0)
     except OSError as error:
         yield Finding("space", "note", f"the system does not say what is free: {error.strerror}")
         return

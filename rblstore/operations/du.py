@@ -27,6 +27,7 @@ from rblstore.operations.content_needs import (
 from rblstore.operations.result import Result
 from rblstore.repository import HEADS, Store
 from rblstore.revisions import resolve
+from rblstore.storage.backend import ReadError
 
 # One snapshot for everything would keep writers waiting.
 _SNAPSHOT_CONTENTS: Final = 50_000
@@ -381,7 +382,11 @@ def _all_by_mark(store: Store, kind: PackKind, found: Mapping[str, int]) -> dict
 
 
 def _files_outside_packs(folder: Path) -> dict[str, int]:
-    """Bytes of the files in ``.rbl``: of the catalog, the log and everything else but the packs."""
+    """Bytes of the files in ``.rbl``: of the catalog, the log and everything else but the packs.
+
+    Raises:
+        ReadError: The system does not say how large one is.
+    """
     sizes = {"catalog": 0, "log": 0, "other": 0}
     for at, folders, names in os.walk(folder):
         if at == str(folder):
@@ -394,4 +399,6 @@ def _files_outside_packs(folder: Path) -> dict[str, int]:
                 sizes[kind] += (Path(at) / name).lstat().st_size
             except FileNotFoundError:
                 continue  # a file in tmp/ whose writer is done with it
+            except OSError as error:
+                raise ReadError(f"its size cannot be read: {error.strerror or error}", object=name) from error
     return sizes

@@ -18,6 +18,7 @@ from rblstore.opening import FOLDER
 from rblstore.operations.fsck import FsckDamage, FsckResult, fsck
 from rblstore.operations.progress import Progress
 from rblstore.repository import Store
+from rblstore.storage.status import is_there
 
 T = TypeVar("T")
 
@@ -115,7 +116,7 @@ def read_remains(root: Path, configuration: Configuration, progress: Progress | 
     path = root / FOLDER / _CATALOG
     remains = CatalogRemains()
     try:
-        if not path.exists():
+        if not is_there(path):
             raise CorruptError("there is no catalog", object=_CATALOG)
         store = Store(root, Catalog.open(path), configuration)
     except LockedError:

@@ -34,7 +34,7 @@ class NoScratchError(RblError):
 
 @contextmanager
 def scratch(store: Store, purpose: str) -> Iterator[Path]:
-    """A folder that goes away afterwards.
+    """A folder that goes away afterwards; where the system refuses that, gc collects it.
 
     It lies in the repository, on whose disk models fit; where that can only be read, or cannot lock folders, among the
     system's temporary files.
@@ -58,7 +58,7 @@ def scratch_in(temporary: Path, purpose: str) -> Iterator[Path]:
         try:
             folder = _claimed(stack, temporary, prefix)
             if folder is None:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix))
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True))
         except OSError as error:
             raise NoScratchError(
                 f"no temporary folder could be made: {error.strerror or error}",
@@ -72,7 +72,7 @@ def _claimed(stack: ExitStack, temporary: Path, prefix: str) -> str | None:
     """A new folder in ``tmp/`` that is claimed until the stack unwinds; None where that can only be read."""
     for _ in range(CLAIM_ATTEMPTS):
         try:
-            made = tempfile.TemporaryDirectory(prefix=prefix, dir=temporary)
+            made = tempfile.TemporaryDirectory(prefix=prefix, dir=temporary, ignore_cleanup_errors=True)
         except OSError as error:
             if error.errno not in _NOT_WRITABLE:
                 raise

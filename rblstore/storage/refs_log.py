@@ -377,7 +377,7 @@ class RefsLog:
 
     def _open_locked(self, wait_seconds: float) -> int:
         while True:
-            new = not self._path.exists()
+            new = not os.path.lexists(self._path)
             try:
                 flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
                 descriptor = os.open(self._path, flags, 0o644)

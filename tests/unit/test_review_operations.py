@@ -168,10 +168,10 @@ def test_what_only_reads_works_where_the_repository_cannot_be_written(
     repo: Any, monkeypatch: Any, number: int, message: str | None
 ) -> None:
     class Refusing(tempfile.TemporaryDirectory):  # type: ignore[type-arg]
-        def __init__(self, *, prefix: str, dir: Path | None = None) -> None:
+        def __init__(self, *, prefix: str, dir: Path | None = None, ignore_cleanup_errors: bool) -> None:
             if dir is not None:
                 raise OSError(number, "refused")
-            super().__init__(prefix=prefix)
+            super().__init__(prefix=prefix, ignore_cleanup_errors=ignore_cleanup_errors)
 
     store = repo._store
     monkeypatch.setattr(tempfile, "TemporaryDirectory", Refusing)
