@@ -8,7 +8,7 @@ compositions        identity of each composition, with its ``slots`` in order
 commits             what a log shows; ``generation`` is 1 for a root, else 1 + the largest of the parents'
 commit_parents      the graph's edges, in the order of the commit's parents
 evidence            which records point at a subject: statement -> subject, baseline -> composition and probe,
-                    verification -> composition and commit, training state -> commit, tag -> commit
+                    verification -> composition and commit, training state and study -> commit, tag -> commit
 refs                name -> object id, or ``ref: NAME``
 operations          the operation log: canonical JSON as text, from which everything else about an operation is read
 ==================  ====================================================================================================

@@ -29,6 +29,7 @@ from rblstore.objects.history_records import Commit, Composition, Operation, Tag
 from rblstore.objects.ids import CommitId, OperationId, RecordId
 from rblstore.objects.locations import PackSummary
 from rblstore.objects.record import Record
+from rblstore.objects.study_records import Study
 from rblstore.objects.training_records import TrainingState
 
 __all__ = ["CatalogWriter", "LastCopyError", "OperationRaceError", "RefMovedError", "UnknownParentError", "subjects_of"]
@@ -81,6 +82,8 @@ def subjects_of(record: Record) -> tuple[RecordId, ...]:
             return (record.composition,) if record.commit is None else (record.composition, record.commit)
         case TrainingState():
             return (record.commit,)
+        case Study():
+            return record.commits
         case Tag():
             return (record.target,)
     return ()

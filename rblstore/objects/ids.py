@@ -120,6 +120,12 @@ class VerificationId(RecordId):
     __slots__ = ()
 
 
+class StudyId(RecordId):
+    """Evidence: measurements of a model in many states."""
+
+    __slots__ = ()
+
+
 class TrainingStateId(RecordId):
     """The state of an optimizer, a scheduler and random generators at a commit."""
 

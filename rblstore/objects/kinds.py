@@ -16,10 +16,11 @@ _MODULES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
     "history_records": ("composition", "commit", "tag", "operation"),
     "evidence_records": ("statement", "probe", "baseline", "verification"),
     "training_records": ("training-state",),
+    "study_records": ("study",),
 })  # fmt: skip
 
 KINDS: Final = frozenset(kind for kinds in _MODULES.values() for kind in kinds)
-RESERVED: Final = frozenset({"study", "tombstone", "signature"})
+RESERVED: Final = frozenset({"tombstone", "signature"})
 
 
 def record_class(kind: str) -> type[Record]:
@@ -37,6 +38,10 @@ def record_class(kind: str) -> type[Record]:
         from rblstore.objects.training_records import TrainingState
 
         classes = (TrainingState,)
+    elif kind in _MODULES["study_records"]:
+        from rblstore.objects.study_records import Study
+
+        classes = (Study,)
     else:
         from rblstore.objects.evidence_records import Baseline, Probe, Statement, Verification
 

@@ -9,6 +9,7 @@ from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, 
 from rblstore.objects.evidence_records import Baseline, Statement, Verification
 from rblstore.objects.history_records import Commit, Composition, Tag
 from rblstore.objects.record import Record
+from rblstore.objects.study_records import Study
 from rblstore.objects.training_records import TrainingState
 
 
@@ -50,3 +51,6 @@ def references(record: Record) -> Iterator[tuple[str, Literal["record", "content
                 yield optional, "record"
     elif isinstance(record, TrainingState):
         yield record.commit, "record"
+    elif isinstance(record, Study):
+        for target in (*record.commits, *record.probes):
+            yield target, "record"

@@ -19,6 +19,7 @@ from rblstore.objects.ids import PackId, RecordId
 from rblstore.objects.locations import ContentLocation, PackKind
 from rblstore.objects.record import Record
 from rblstore.objects.references import references
+from rblstore.objects.study_records import Study
 from rblstore.objects.training_records import TrainingState
 from rblstore.operations.content_needs import names_in
 from rblstore.operations.progress import Meter, Progress
@@ -199,6 +200,8 @@ def _lives_with(record: Record) -> tuple[RecordId, ...]:
             return () if record.commit is None else (record.commit,)
         case TrainingState():
             return (record.commit,)
+        case Study():
+            return record.commits
     return ()
 
 

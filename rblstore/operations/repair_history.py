@@ -11,6 +11,7 @@ from rblstore.objects.evidence_records import Probe, Verification
 from rblstore.objects.history_records import SYMBOLIC, Commit, Tag
 from rblstore.objects.ids import CommitId, RecordId, is_full_id
 from rblstore.objects.record import Record
+from rblstore.objects.study_records import Study
 from rblstore.objects.training_records import TrainingState
 from rblstore.repository import HEADS, PROBES, TAGS
 
@@ -22,7 +23,7 @@ class RescuedRecord:
     """A record taken over under another id, since what it points at is lost or was taken over itself.
 
     Attributes:
-        kind: ``commit``, ``tag``, ``verification`` or ``training-state``.
+        kind: ``commit``, ``tag``, ``verification``, ``training-state`` or ``study``.
         before: Its id.
         after: The new record's; None where only quarantine keeps it.
     """
@@ -136,6 +137,12 @@ class HistoryMender:
                 commit = self._now(record.commit)
                 if commit != record.commit:
                     self._add(record_id, None if commit is None else replace(record, commit=CommitId(commit)))
+            elif isinstance(record, Study):
+                commits = [self._now(commit) for commit in record.commits]
+                left = tuple(dict.fromkeys(CommitId(commit) for commit in commits if commit is not None))
+                if left != record.commits:
+                    whole = len(left) == len(record.commits)
+                    self._add(record_id, replace(record, commits=left) if whole else None)
 
     def mend_refs(
         self,

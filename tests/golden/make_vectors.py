@@ -56,6 +56,7 @@ from rblstore.objects.ids import (
     RecordId,
 )
 from rblstore.objects.record import Record
+from rblstore.objects.study_records import PromptMeasures, Study, StudyPoint
 from rblstore.objects.training_records import TrainingState
 from rblstore.storage.refs_log import encode_line
 
@@ -195,9 +196,27 @@ def example_records() -> tuple[Record, ...]:
         AUTHOR,
         "2026-03-01T12:07:00Z",
     )
+    half = StudyPoint(
+        {"epsilon": 0.5},
+        None,
+        False,
+        {"kl_adapted": 0.08, "rf": 0.75},
+        None,
+        (PromptMeasures("p0", {"js": 0.004, "kl": 0.015}), PromptMeasures("p1", {"js": 0.008, "kl": 0.025})),
+    )
+    study = Study(
+        "elimination",
+        (commit_id,),
+        (probe_id,),
+        {"behavior": "polite", "epsilons": [0.5]},
+        {"device": "cpu", "dtype": "float32", "threads": "1", "torch": "2.13.0"},
+        (half,),
+        AUTHOR,
+        "2026-03-01T12:08:00Z",
+    )
     return (
         MANIFEST, identity, behavior, adapted, commit, tag, operation, statement, probe, baseline, verification,
-        training_state,
+        training_state, study,
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ from rblstore.objects.ids import (
     RecordId,
 )
 from rblstore.objects.record import Record
+from rblstore.objects.study_records import PromptMeasures, Study, StudyPoint
 from rblstore.objects.training_records import TrainingState
 
 DIGITS = "0123456789abcdef"
@@ -235,6 +236,30 @@ training_states = st.builds(
     times,
 )
 
+member_names = st.from_regex(r"[a-z][a-z0-9_]{0,9}", fullmatch=True)
+measured = st.dictionaries(member_names, st.none() | numbers, max_size=3)
+scalars = st.none() | st.booleans() | texts | numbers
+study_points = st.builds(
+    StudyPoint,
+    st.dictionaries(member_names, scalars, max_size=3),
+    st.none() | st.integers(0, 2**53 - 1),
+    st.none() | st.booleans(),
+    measured,
+    st.none() | texts,
+    st.lists(st.builds(PromptMeasures, texts, measured), max_size=3, unique_by=lambda prompt: prompt.id).map(tuple),
+)
+studies = st.builds(
+    Study,
+    member_names,
+    st.lists(ids(CommitId), min_size=1, max_size=3, unique=True).map(tuple),
+    st.lists(ids(ProbeId), max_size=2, unique=True).map(tuple),
+    st.dictionaries(member_names, scalars | st.lists(scalars, max_size=3), max_size=3),
+    environments,
+    st.lists(study_points, min_size=1, max_size=3).map(tuple),
+    texts,
+    times,
+)
+
 RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "file-manifest": file_manifests,
     "identity": identities,
@@ -248,6 +273,7 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "baseline": baselines,
     "verification": verifications(),
     "training-state": training_states,
+    "study": studies,
 }
 
 records: st.SearchStrategy[Record] = st.one_of(*RECORDS.values())

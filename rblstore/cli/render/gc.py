@@ -13,7 +13,7 @@ _WHY = {
     "dead_records": "nothing reaches some records in it",
     "unlisted": "left by a command that did not come to its end",
 }
-_COUNTED = ("commit", "identity", "behavior", "baseline", "verification", "training-state")
+_COUNTED = ("commit", "identity", "behavior", "baseline", "verification", "training-state", "study")
 _MANY = {"identity": "identities"}
 _PACKS = 20
 
