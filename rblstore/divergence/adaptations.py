@@ -227,7 +227,7 @@ def train(
         masters = [parameter.detach().to(torch.float32, copy=parameter.dtype != torch.float32) for parameter in trained]
         optimizer = torch.optim.AdamW(masters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
         for step in range(recipe.steps):
-            rows = torch.randperm(sequences, generator=drawing)[: recipe.rows].tolist()
+            rows = torch.randint(sequences, (recipe.rows,), generator=drawing).tolist()
             total = 0.0
             for row in rows:
                 part = _run(loss, row) / len(rows)

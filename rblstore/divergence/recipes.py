@@ -19,7 +19,7 @@ class Recipe:
         steps: Optimizer steps, from 1.
         learning_rate: Of AdamW; constant.
         layers: How many of the last layers, from 1; all of them where there are no more.
-        rows: How many sequences a step takes, without taking one twice; all of them where there are no more.
+        rows: How many sequences a step takes; one may be drawn more than once.
         weight_decay: Of AdamW.
     """
 
