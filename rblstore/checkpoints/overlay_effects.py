@@ -7,7 +7,7 @@ differs elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rblstore.checkpoints.composition_ground import LogicalState, WrongBaseError, shown
 from rblstore.errors import NothingChangedError
@@ -33,12 +33,7 @@ def overlay_effects(
         NothingChangedError: It differs in nothing.
         WrongBaseError: None of its tensors lies beneath under its name: it is another model.
     """
-    if not any(_lies_beneath(tensor, beneath.tensors) for tensor in tensors):
-        raise WrongBaseError(
-            f"{name!r} shares no tensor's name with what lies beneath it: {shown(sorted(tensors))}",
-            object=name,
-            hint="It is another model: commit it as an identity, on a branch of its own (rbl switch --orphan).",
-        )
+    require_kin(name, tensors, beneath)
     own = LogicalState(dict(tensors), dict(files))
     domains: tuple[tuple[Domain, set[str]], ...] = (
         ("file", own.files.keys() | beneath.files.keys()),
@@ -61,6 +56,26 @@ def overlay_effects(
 
 def _effect(on: Domain, target: str, before: Ground | None, after: Ground | None) -> Effect:
     return Effect(on, target, "adds" if before is None else "removes" if after is None else "replaces", before, after)
+
+
+def require_kin(name: str, tensors: Iterable[str], beneath: LogicalState) -> None:
+    """Refuses a checkpoint of another model.
+
+    Args:
+        name: Its slot, for messages.
+        tensors: Names of its logical tensors.
+        beneath: The composition without it.
+
+    Raises:
+        WrongBaseError: None of its tensors lies beneath under its name.
+    """
+    names = sorted(tensors)
+    if not any(_lies_beneath(tensor, beneath.tensors) for tensor in names):
+        raise WrongBaseError(
+            f"{name!r} shares no tensor's name with what lies beneath it: {shown(names)}",
+            object=name,
+            hint="It is another model: commit it as an identity, on a branch of its own (rbl switch --orphan).",
+        )
 
 
 def _lies_beneath(name: str, beneath: Mapping[str, StoredTensor]) -> bool:

@@ -191,12 +191,19 @@ class LiveState:
             yield
         except BaseException:
             if not self.broken and (self.composition, self.form) != was:
-                self.become(*was, discard=True)
-                for tensor, flag in flags:
-                    tensor.requires_grad_(flag)
+                self._go_back(was, flags)
             raise
         finally:
             self._pinned = None
+
+    def _go_back(self, was: tuple[Composition, LiveForm], flags: Sequence[tuple[torch.Tensor, bool]]) -> None:
+        try:
+            self.become(*was, discard=True)
+            for tensor, flag in flags:
+                tensor.requires_grad_(flag)
+        except _FAILURES as error:
+            self.broken = True  # whole, perhaps, but of a composition that nobody asked for
+            raise _not_put_back(error) from error
 
     def _leave(self, old: Mounting, key: tuple[int, tuple[Slot, ...]], *, parking: bool) -> None:
         """Keeps adapters that were taken off for the next time, or forgets them."""
@@ -327,10 +334,7 @@ class LiveState:
             for tensor, flag in flags:
                 tensor.requires_grad_(flag)
         except _FAILURES as error:
-            raise LiveBrokenError(
-                f"a change failed, and so did putting back what was before: {error}",
-                hint="Switch to a commit that can be read, or load the model anew.",
-            ) from error
+            raise _not_put_back(error) from error
         self.broken = False
 
     def _flags(self) -> list[tuple[torch.Tensor, bool]]:
@@ -407,6 +411,13 @@ class LiveState:
 def parked_share(cache_bytes: int) -> int:
     """How much of the memory for caches adapters that were taken off may take."""
     return cache_bytes // 4
+
+
+def _not_put_back(error: Exception) -> LiveBrokenError:
+    return LiveBrokenError(
+        f"a change failed, and so did putting back what was before: {error}",
+        hint="Switch to a commit that can be read, or load the model anew.",
+    )
 
 
 def _mount_again(mounting: Mounting) -> None:

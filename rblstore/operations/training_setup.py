@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rblstore.checkpoints.composition_ground import shown
+from rblstore.checkpoints.overlay_effects import require_kin
 from rblstore.checkpoints.plain_view import plain_model, plain_tensors
 from rblstore.checkpoints.saving import UnsavableError, config_meaning
 from rblstore.checkpoints.saving_overlay import keep_stored_settings
@@ -120,6 +121,9 @@ class Training:
             snapshot = self.copier.take(Buffers())
             self._bound = self.committer.rehearse(snapshot, self.settle(snapshot))
             self.check_base()
+        else:
+            own = [name for name, _ in self.model.named_parameters()]  # tied ones by the name that is saved
+            require_kin(self._options.behavior, own, self.committer.beneath_overlay)
         self.guard = self._watch()
         if self.guard is not None:
             self._ending.callback(self.guard.stop)

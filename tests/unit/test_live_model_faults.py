@@ -154,6 +154,25 @@ def test_what_cannot_be_put_back_is_said_and_mended_by_a_switch(story: Story, mo
         assert_fresh(live, story.fresh(live.composition))
 
 
+def test_several_changes_that_cannot_be_taken_back_are_said_and_mended_by_a_switch(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with story.repo.attach(story.load("a"), story.commits["a"]) as live:
+        with monkeypatch.context() as patch, pytest.raises(rblstore.ConflictError) as caught, live._state.keeping():  # noqa: PT012
+            live.switch(story.commits["abf"])
+
+            def fail(*_: Any) -> None:
+                raise RuntimeError("out of memory")
+
+            patch.setattr(live_values.LiveValues, "write", fail)
+            raise RuntimeError("the second change")
+        assert caught.value.code == "live_broken"
+        with pytest.raises(rblstore.ConflictError):
+            live.verify()
+        live.switch(story.commits["bf"])
+        assert_fresh(live, story.load("bf"))
+
+
 def test_a_proof_that_fails_takes_the_change_back(story: Story) -> None:
     with story.repo.attach(story.load("a"), story.commits["a"]) as live:
         before = whole(live.model)

@@ -270,6 +270,7 @@ class TestRefusals:
     def test_another_architecture(self, bench: Bench) -> None:
         other = Bench(bench.repo, tiny_models.gpt2())
         self.refused(bench, other.adapted(), "wrong_base")
+        self.refused(bench, other.whole(), "wrong_base")
 
     def test_a_branch_without_an_identity(self, bench: Bench) -> None:
         bench.repo.switch("bare", orphan=True)
