@@ -169,7 +169,10 @@ class _Binding:
             raise OtherModelError(
                 f"the model has {len(strange)} parameters that the commit has not: {shown(strange)}",
                 object=strange[0],
-                hint="Is this the model that was committed? repo.load(revision) gives that one.",
+                hint=(
+                    "Is this the model that was committed? repo.load(revision) gives that one. "
+                    "Where the commit has another head: attach to the commit beneath it, then live.switch(revision)."
+                ),
             )
 
     # -- a model without adapters -------------------------------------------------------------------------------

@@ -345,7 +345,7 @@ class LiveState:
 
     def _parkable(self, mounting: Mounting, device: torch.device, *, discard: bool) -> bool:
         condition = mounting.condition(device)
-        if condition == "changed" and not discard:
+        if not discard and (condition == "changed" or mounting.overwritten()):
             names = ", ".join(repr(slot.name) for slot in self.adapters(self.composition, self.form))
             raise UncommittedError(
                 f"the tensors of {names} were changed in memory since they were put on, and would be lost",

@@ -345,18 +345,19 @@ class TestChanges:
 
 
 class TestKeepingOut:
-    def test_what_was_trained_is_not_lost_without_a_word(self, story: Story) -> None:
-        with story.repo.attach(story.load("a"), story.commits["a"]) as live:
-            trained = next(one for name, one in live.model.named_parameters() if "lora_B" in name)
+    @pytest.mark.parametrize(("name", "part"), [("a", "lora_B"), ("bias", "bias")])
+    def test_what_was_trained_is_not_lost_without_a_word(self, story: Story, name: str, part: str) -> None:
+        with story.repo.attach(story.load(name), story.commits[name]) as live:
+            trained = next(one for full, one in live.model.named_parameters() if part in full)
             with torch.no_grad():
                 trained.add_(1)
-            for action in (lambda: live.detach("a"), live.merge, lambda: live.switch(story.commits["ab"])):
+            for action in (lambda: live.detach(name), live.merge, lambda: live.switch(story.commits["ab"])):
                 with pytest.raises(rblstore.ConflictError) as caught:
                     action()
                 assert caught.value.code == "uncommitted"
             live.switch(story.commits["base"], discard=True)
-            live.switch(story.commits["a"])
-            assert_fresh(live, story.load("a"))
+            live.switch(story.commits[name])
+            assert_fresh(live, story.load(name))
 
     def test_a_second_thread(self, story: Story) -> None:
         found: list[BaseException] = []
