@@ -14,7 +14,7 @@ itself has for small shifts: KL(p || p_B) = <s, s> / 2 + O(s^3). From its sums o
 - ``cosine = <s, t> / (|s| |t|)``: whether B still moves into the same direction, however far.
 - ``ratio = |t| / |s|``: whether it still moves as far, in whatever direction. ``kept`` is their product.
 
-For embeddings, which are no distributions, s and t are differences of embeddings, in their plain inner product.
+For embeddings, which are no distributions, s and t are differences of embeddings; their inner product is the plain one.
 Everything is computed in float64, one position at a time.
 """
 
