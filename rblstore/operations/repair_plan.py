@@ -32,9 +32,9 @@ from rblstore.operations.repair_losses import RepairLoss, Restored, losses, reco
 from rblstore.operations.repair_sources import EMPTY, Found, PackSource, Source, empty_content, open_sources
 from rblstore.operations.repair_survey import Copy, Survey, pack_of_stranger, survey_packs
 from rblstore.storage.backend import ReadError
-from rblstore.storage.disk import DiskBackend
 from rblstore.storage.log_salvage import read_log_file
 from rblstore.storage.pack_salvage import problem_of
+from rblstore.storage.patient import PatientBackend
 from rblstore.storage.stored_content import Find, StoredContent
 
 _APPLY = "Run: rbl repair --apply"
@@ -175,7 +175,7 @@ class _Planner:
         folder = plan.root / FOLDER
         shallow = remains.checked and all(damage.kind in ("catalog", "ref", "log") for damage in remains.found)
         self._survey = plan.survey = survey_packs(
-            DiskBackend(folder), folder, plan.configuration.workers, progress, verify=not shallow
+            PatientBackend(folder), folder, plan.configuration.workers, progress, verify=not shallow
         )
         self._log = self._plan_log(folder / "refs.log")
         self._have: dict[RecordId, Record] = dict(self._survey.records)

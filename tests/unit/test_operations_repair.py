@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +342,38 @@ def dies(step: Callable[..., Any], *, after: bool) -> Callable[..., Any]:
 
 def full_disk(descriptor: int) -> None:
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_pack_is_set_aside_only_where_it_cannot_be_read_twice(
+    times: int, story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever time a pack is opened: one error loses nothing; where the disk has a hole, a copy mends it."""
+    spoil_content(story, config(story))
+    opened = os.open
+    for number in count(1):
+        root = story.root.with_name(f"try-{number}")
+        shutil.copytree(story.root, root)
+        pack = max((root / ".rbl" / "packs").glob("*/*.pack"))
+        seen = 0
+
+        def failing(path: Any, *rest: Any, **more: Any) -> int:
+            nonlocal seen
+            if str(path) == str(pack):  # noqa: B023
+                seen += 1
+                if number <= seen < number + times:  # noqa: B023
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return opened(path, *rest, **more)
+
+        found = None
+        with monkeypatch.context() as patches, suppress(rblstore.RblError):
+            patches.setattr(os, "open", failing)
+            found = rblstore.repair(root, sources=[story.sources / "base"], apply=True)
+        if seen < number or (times, number) == (2, 6):
+            break
+        if times == 1:
+            assert pack.is_file()
+            assert found is None or found.lost == ()
+        assert rblstore.repair(root, sources=[story.copy], apply=True).whole
+        shutil.rmtree(root)
+    assert number > 3
