@@ -405,6 +405,22 @@ FAULTS: Final = (
         "torn_tail_is_passed",
     ),
     Fault(
+        "whether a file is there is asked without care",
+        "storage/status.py",
+        "except OSError as error:",
+        "except ZeroDivisionError as error:",
+        "unit/test_failing_status.py",
+        "log",
+    ),
+    Fault(
+        "one I/O error makes a pack damaged",
+        "storage/patient.py",
+        'if getattr(error.__cause__, "errno", None) != errno.EIO:',
+        "if True:",
+        "unit/test_operations_repair.py",
+        "set_aside_only",
+    ),
+    Fault(
         "what a short write left out is lost",
         "storage/durable.py",
         "view = view[written:]",
