@@ -18,14 +18,25 @@ the other forbids makes KL infinite, while JS stays finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 
+from rblstore.divergence.blocks import (
+    EXTREME,
+    NanOutputError,
+    PositionsMismatchError,
+    VocabularyMismatchError,
+    block_elements,
+    blocks,
+    check_matrix,
+    check_pair,
+    exp_,
+    float64_device,
+    in_pieces,
+    normalizer,
+)
 from rblstore.divergence.verdict import recovery_fidelity
-from rblstore.errors import ConflictError, InputError
 
 __all__ = [
     "DivergenceSum",
@@ -39,34 +50,6 @@ __all__ = [
     "kl_divergence",
     "recovery_fidelity",
 ]
-
-# Elements of one block on the CPU: small enough for the cache, and just below the 32,768 (2,048 for expm1 and log1p)
-# from which torch splits an operation over its threads. There are thousands of operations, and on busy cores threads
-# that wait for one another each time take many times the work itself. So the numbers do not depend on threads either.
-_BLOCK: Final = 32_000
-_PIECE: Final = 2_000
-# On an accelerator larger blocks pay, since each operation has to be launched: 6 buffers of 8 MiB.
-_ACCELERATOR_BLOCK: Final = 1 << 20
-# Beyond this, differences of logits could overflow; -inf lies beyond it too.
-_EXTREME: Final = 1e300
-
-
-class NanOutputError(InputError):
-    """A model's output holds NaN or infinity where a distribution is needed."""
-
-    code = "nan_output"
-
-
-class VocabularyMismatchError(ConflictError):
-    """Two outputs are distributions over vocabularies of different sizes."""
-
-    code = "vocabulary_mismatch"
-
-
-class PositionsMismatchError(ConflictError):
-    """Two outputs do not have the same number of positions, or are not (positions, vocabulary) at all."""
-
-    code = "positions_mismatch"
 
 
 @dataclass(frozen=True)
@@ -156,18 +139,18 @@ def divergences(reference: torch.Tensor, other: torch.Tensor) -> PositionDiverge
         VocabularyMismatchError, PositionsMismatchError: The shapes differ.
         NanOutputError: A row holds NaN, +inf or nothing but -inf; the message names side and position.
     """
-    _check_pair(reference, other)
+    check_pair(reference, other)
     positions, vocabulary = reference.shape
-    device = _float64_device(reference)
+    device = float64_device(reference)
     kl = torch.zeros(positions, dtype=torch.float64, device=device)
     js = torch.zeros_like(kl)
-    workspace = _Workspace(min(positions * vocabulary, _block_elements(device)), device)
+    workspace = _Workspace(min(positions * vocabulary, block_elements(device)), device)
     with torch.no_grad():
-        for rows, columns in _blocks(positions, vocabulary, device):
+        for rows, columns in blocks(positions, vocabulary, device):
             ours, theirs = reference[rows], other[rows]
-            low_ours, norm_ours = _normalizer(ours, columns, device, "reference", rows.start)
-            low_theirs, norm_theirs = _normalizer(theirs, columns, device, "other", rows.start)
-            extreme = not min(low_ours, low_theirs) > -_EXTREME
+            low_ours, norm_ours = normalizer(ours, columns, device, "reference", rows.start)
+            low_theirs, norm_theirs = normalizer(theirs, columns, device, "other", rows.start)
+            extreme = not min(low_ours, low_theirs) > -EXTREME
             for column in columns:
                 terms = workspace.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, extreme=extreme)
                 kl[rows] += terms.kl
@@ -188,95 +171,19 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
         PositionsMismatchError: Not two-dimensional.
         NanOutputError: A row holds NaN, +inf or nothing but -inf.
     """
-    _check_matrix(logits)
+    check_matrix(logits)
     positions, vocabulary = logits.shape
-    device = _float64_device(logits)
+    device = float64_device(logits)
     total = torch.zeros(positions, dtype=torch.float64, device=device)
     with torch.no_grad():
-        for rows, columns in _blocks(positions, vocabulary, device):
-            low, norm = _normalizer(logits[rows], columns, device, "output", rows.start)
+        for rows, columns in blocks(positions, vocabulary, device):
+            low, norm = normalizer(logits[rows], columns, device, "output", rows.start)
             for column in columns:
                 logs = torch.sub(logits[rows, column].to(device=device, dtype=torch.float64), norm)
-                if not low > -_EXTREME:
-                    logs.clamp_(min=-_EXTREME)
-                total[rows] -= _exp_(logs.clone()).mul_(logs).sum(dim=1)
+                if not low > -EXTREME:
+                    logs.clamp_(min=-EXTREME)
+                total[rows] -= exp_(logs.clone()).mul_(logs).sum(dim=1)
     return total.clamp_(min=0.0)
-
-
-def _float64_device(tensor: torch.Tensor) -> torch.device:
-    # Other accelerators may have no float64 at all; their blocks are copied to the host.
-    return tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
-
-
-def _check_matrix(logits: torch.Tensor) -> None:
-    if logits.ndim != 2:
-        raise PositionsMismatchError(f"an output of shape {tuple(logits.shape)} is not (positions, vocabulary)")
-    if logits.shape[1] == 0:
-        raise NanOutputError("the output has a vocabulary of size 0 and so is not a distribution")
-
-
-def _check_pair(reference: torch.Tensor, other: torch.Tensor) -> None:
-    _check_matrix(reference)
-    _check_matrix(other)
-    if reference.shape[1] != other.shape[1]:
-        raise VocabularyMismatchError(
-            f"the reference's vocabulary has {reference.shape[1]} entries, the other's {other.shape[1]}",
-            hint="Divergences are defined over one vocabulary; compare models with the same tokenizer and head.",
-        )
-    if reference.shape[0] != other.shape[0]:
-        raise PositionsMismatchError(
-            f"the reference has {reference.shape[0]} positions, the other {other.shape[0]}",
-            hint="Measure both under the same probe.",
-        )
-
-
-def _block_elements(device: torch.device) -> int:
-    return _BLOCK if device.type == "cpu" else _ACCELERATOR_BLOCK
-
-
-def _blocks(positions: int, vocabulary: int, device: torch.device) -> Iterator[tuple[slice, list[slice]]]:
-    """Row blocks, each with the vocabulary blocks that it is worked through in."""
-    elements = _block_elements(device)
-    width = min(vocabulary, elements)
-    columns = [slice(start, min(start + width, vocabulary)) for start in range(0, vocabulary, width)]
-    height = max(1, elements // width)
-    for start in range(0, positions, height):
-        yield slice(start, min(start + height, positions)), columns
-
-
-def _normalizer(
-    logits: torch.Tensor, columns: list[slice], device: torch.device, side: str, first: int
-) -> tuple[float, torch.Tensor]:
-    """The smallest logit of these rows, and log(sum(exp(logits))) of each row as (rows, 1) float64."""
-    extremes = [torch.aminmax(logits[:, column], dim=1, keepdim=True) for column in columns]
-    low = torch.cat([found.min for found in extremes], dim=1).amin()
-    high = torch.cat([found.max for found in extremes], dim=1).amax(dim=1, keepdim=True)
-    finite = torch.isfinite(high)
-    if not bool(finite.all()):
-        row = first + int((~finite[:, 0]).nonzero()[0, 0])
-        raise NanOutputError(
-            f"the {side}'s logits at position {row} are no distribution: NaN, +inf or nothing but -inf",
-            object=f"position {row}",
-            hint="Look for NaN or overflowing weights; a wider dtype may help.",
-        )
-    peak = high.to(device=device, dtype=torch.float64)
-    total = torch.zeros_like(peak)
-    for column in columns:
-        block = torch.sub(logits[:, column].to(device=device, dtype=torch.float64), peak)
-        total += _exp_(block).sum(dim=1, keepdim=True)
-    return float(low), total.log_().add_(peak)
-
-
-def _exp_(block: torch.Tensor) -> torch.Tensor:
-    # Not exp_: where torch has MKL, that is spread over MKL's own threads whatever the size.
-    return block.mul_(1.0 / math.log(2.0)).exp2_()
-
-
-def _in_pieces(function: Callable[[torch.Tensor], torch.Tensor], block: torch.Tensor) -> torch.Tensor:
-    """The contiguous block after an in-place function, applied so that no threads are started for it."""
-    for piece in block.view(-1).split(_PIECE if block.device.type == "cpu" else block.numel()):
-        function(piece)
-    return block
 
 
 class _Workspace:
@@ -302,14 +209,14 @@ class _Workspace:
         forbidden = None
         if extreme:
             # Both -inf gives NaN, which counts as 0; one of them gives an infinity, which must not meet a factor of 0.
-            u.nan_to_num_(nan=0.0, posinf=_EXTREME, neginf=-_EXTREME)
+            u.nan_to_num_(nan=0.0, posinf=EXTREME, neginf=-EXTREME)
             forbidden = ((log_p > -math.inf) & (log_q == -math.inf)).any(dim=1)
         falls = u < 0
         u.abs_()
-        r = _exp_(torch.maximum(log_p, log_q, out=log_p))
-        _in_pieces(torch.Tensor.expm1_, torch.neg(u, out=e))
+        r = exp_(torch.maximum(log_p, log_q, out=log_p))
+        in_pieces(torch.Tensor.expm1_, torch.neg(u, out=e))
         torch.addcmul(u, e, u, out=h)
-        log_mixed = _in_pieces(torch.Tensor.log1p_, torch.mul(e, 0.5, out=log_q))
+        log_mixed = in_pieces(torch.Tensor.log1p_, torch.mul(e, 0.5, out=log_q))
         torch.mul(e, log_mixed, out=mixed).add_(log_mixed, alpha=2.0).add_(h)
         js = mixed.mul_(r).sum(dim=1).mul_(-0.5)
         rising = h.add_(e).neg_()

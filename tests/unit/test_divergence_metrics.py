@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rblstore.divergence import metrics
+from rblstore.divergence import blocks, metrics
 from rblstore.divergence.metrics import (
     DivergenceSum,
     NanOutputError,
@@ -82,8 +82,8 @@ def test_any_block_size_gives_the_same_numbers(block: int, monkeypatch: pytest.M
     reference, other = logits(9, 100, 3), logits(9, 100, 4)
     reference[2, 5], other[2, 6], other[3, 7] = -INF, -INF, 700.0
     whole, whole_entropy = divergences(reference, other), entropy(reference)
-    monkeypatch.setattr(metrics, "_BLOCK", block)
-    monkeypatch.setattr(metrics, "_PIECE", min(block, 3))
+    monkeypatch.setattr(blocks, "_BLOCK", block)
+    monkeypatch.setattr(blocks, "_PIECE", min(block, 3))
     torch.testing.assert_close(divergences(reference, other).kl, whole.kl, rtol=1e-12, atol=0)
     torch.testing.assert_close(divergences(reference, other).js, whole.js, rtol=1e-12, atol=0)
     torch.testing.assert_close(entropy(reference), whole_entropy, rtol=1e-12, atol=0)
@@ -158,7 +158,7 @@ def test_entropy_of_known_distributions() -> None:
 def test_no_distribution_is_refused_by_side_and_position(
     bad: float, side: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics, "_BLOCK", block)
+    monkeypatch.setattr(blocks, "_BLOCK", block)
     pair = {"reference": torch.zeros(4, 6), "other": torch.zeros(4, 6)}
     pair[side][2, 3] = bad
     with pytest.raises(NanOutputError, match=f"the {side}'s logits at position 2") as caught:
