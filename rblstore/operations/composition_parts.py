@@ -9,7 +9,7 @@ from rblstore.checkpoints.composition_ground import LogicalState
 from rblstore.errors import ConflictError, UsageError
 from rblstore.objects.content_records import Identity
 from rblstore.objects.history_records import Composition
-from rblstore.operations.live_compositions import Compositions
+from rblstore.operations.live_compositions import Compositions, slot_of
 from rblstore.operations.stored_models import members, view_identity
 from rblstore.repository import Store
 
@@ -57,6 +57,16 @@ class Parts:
         chosen = [next(turned) if name in order else name for name in chosen]
         return Composition(self.whole.identity, tuple(slots[name] for name in chosen))
 
+    def require(self, names: Collection[str]) -> Composition:
+        """The composition of some behaviors, where it can be made.
+
+        Raises:
+            ConflictError: It cannot; says why.
+        """
+        found = self.of(names)
+        self._compositions.checked(found, self.whole)
+        return found
+
     def refused(self, composition: Composition) -> str | None:
         """Why a composition cannot be made, or None where it can."""
         try:
@@ -76,4 +86,30 @@ def _needs(store: Store, composition: Composition) -> Mapping[str, frozenset[str
         lower = {name for name in direct if name is not None}
         found[member.name] = frozenset(lower).union(*(found[name] for name in lower))
         state.apply(member.name, member.behavior)
+    return found
+
+
+def chosen_behaviors(composition: Composition, names: Sequence[str] | None, least: int) -> tuple[str, ...]:
+    """The behaviors that a study is about, in the composition's order.
+
+    Args:
+        composition: What has them.
+        names: Those that were asked for; None for all.
+        least: How many there have to be.
+
+    Raises:
+        NoSuchBehaviorError: The composition has none of a name.
+        TooFewBehaviorsError: There are fewer.
+    """
+    asked = [slot.name for slot in composition.slots] if names is None else [names] if isinstance(names, str) else names
+    for name in asked:
+        slot_of(composition, name, "the composition")
+    found = tuple(slot.name for slot in composition.slots if slot.name in asked)
+    if len(found) < least:
+        held = ", ".join(slot.name for slot in composition.slots) or "none"
+        raise TooFewBehaviorsError(
+            f"{len(found)} behavior{'' if len(found) == 1 else 's'} to study, where at least {least} are needed",
+            object=found[0] if found else None,
+            hint=f"The composition has: {held}. Commit another one beside it, or name more of them.",
+        )
     return found
