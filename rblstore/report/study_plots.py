@@ -1,0 +1,405 @@
+"""One picture for each kind of study, drawn from the record alone."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from rblstore.objects.study_records import Study, StudyPoint
+from rblstore.report.drawing import check_format, draw, new_figure, plot_format
+from rblstore.report.measures import LN2, axis_label, condition_labels, measure, scalar_text, varying
+from rblstore.report.palette import FAINT
+from rblstore.report.panels import Mark, draw_curves, draw_dots, draw_matrix, ends, exact_handle, series
+from rblstore.report.safe_text import figure_text, one_line
+from rblstore.report.zero_axis import reference_line
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from rblstore.operations.study_summary import SummaryRow
+
+WIDTH: Final = 6.4
+"""Inches of a picture that stands alone."""
+MOST_ROWS: Final = 40
+"""The most rows of a matrix or of dots that are drawn; what is left out is said."""
+_MOST_COLUMNS: Final = 16
+
+_TITLES: Final[Mapping[str, str]] = {
+    "elimination": "Elimination: what is left when a part of the behavior is set to zero",
+    "mutation": "Weight mutation: noise in every layer, and no snapshot",
+    "svar": "SVAR: how far small perturbations of the behavior move the outputs",
+    "mechanisms": "Mechanisms: what each way back recovers",
+    "entropy": "Entropy of the outputs over repeated runs",
+    "scale": "Recovery across identities",
+    "interference": "Interference: how much of a behavior's effect is left beside another",
+    "attribution": "Attribution: which behavior moved which prompt",
+    "shift": "Shift: the same measurement on other prompts",
+}
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """A study on its way to paper.
+
+    Attributes:
+        record: The study.
+        rows: Its summary, one row a condition.
+        width: Inches.
+    """
+
+    record: Study
+    rows: Sequence[SummaryRow]
+    width: float
+
+    @property
+    def conditions(self) -> list[Mapping[str, Any]]:
+        return [row.condition for row in self.rows]
+
+    def marks(self, name: str) -> list[Mark | None]:
+        """A measure's values, one a row."""
+        return [_mark(row, name) for row in self.rows]
+
+    def known(self, names: Sequence[str]) -> list[str]:
+        """Those of some measures that any row has."""
+        return [name for name in names if any(mark is not None for mark in self.marks(name))]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A matrix of values: what goes down and across, and which measure its cells have."""
+
+    rows: Sequence[str]
+    down: str
+    columns: Sequence[str]
+    across: str
+    cells: Sequence[Sequence[float | None]]
+    measure: str
+
+
+def plot_study(record: Study, out: str | Path | BinaryIO, format: str | None = None) -> None:
+    """Draws a study: the curve, the rows or the matrix that its kind asks for.
+
+    Args:
+        record: The study.
+        out: A file, which is replaced whole, or a stream of bytes.
+        format: ``svg``, ``png`` or ``pdf``; None for what the file's suffix says.
+
+    Raises:
+        UnknownPlotFormatError: Another format.
+        PlotWriteError: The system refused.
+    """
+    target = Path(out) if isinstance(out, str) else out
+    if format is not None:
+        chosen = check_format(format.lower(), format)
+    else:
+        chosen = plot_format(target) if isinstance(target, Path) else check_format("", "the stream")
+    draw(lambda: study_figure(record), target, chosen)
+
+
+def study_figure(record: Study, width: float = WIDTH) -> Figure:
+    """The picture of a study; call it within :func:`rblstore.report.drawing.drawing`.
+
+    Args:
+        record: The study.
+        width: Inches.
+    """
+    from rblstore.operations.study_summary import summarise
+
+    it = _Drawing(record, summarise(record), width)
+    make = _KINDS.get(record.study, _anything)
+    figure = make(it)
+    title = _TITLES.get(record.study, f"Study: {record.study.replace('_', ' ')}")
+    letters = int(width * 13.5)
+    figure.suptitle(textwrap.fill(title, letters), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    footer = "\n".join(textwrap.wrap(_footer(it), int(width * 19)))
+    figure.supxlabel(footer, x=0.01, ha="left", fontsize=7.5, color=FAINT)
+    return figure
+
+
+def study_caption(record: Study) -> str:
+    """What a picture shows, in words, for those who do not see it: one line a condition."""
+    from rblstore.operations.study_summary import summarise
+
+    rows = summarise(record)
+    it = _Drawing(record, rows, WIDTH)
+    names = [name for name in (*_DIVERGENCES, "rf", "entropy", "kept") if it.known([name])]
+    lines = []
+    for label, row in zip(condition_labels(it.conditions), rows, strict=True):
+        found = [(name, _mark(row, name)) for name in names]
+        values = ", ".join(f"{measure(name).label} {figure_text(mark.value)}" for name, mark in found if mark)
+        lines.append(f"{label}: {values or 'no value'}{' (bit-equal)' if row.bit_equal else ''}")
+    return "; ".join(lines[:MOST_ROWS])
+
+
+_DIVERGENCES: Final = ("kl", "js", "relative_l2")
+
+
+def _mark(row: SummaryRow, name: str) -> Mark | None:
+    interval = row.measures.get(name)
+    if interval is None or interval.mean is None:
+        return None
+    low = interval.mean if interval.low is None else interval.low
+    high = interval.mean if interval.high is None else interval.high
+    exact = bool(row.bit_equal) and name in (*_DIVERGENCES, "entropy", "rf")
+    return Mark(interval.mean, min(low, interval.mean), max(high, interval.mean), exact)
+
+
+def _footer(it: _Drawing) -> str:
+    prompts = max((len(point.prompts) for point in it.record.points), default=0)
+    seeds = len({point.seed for point in it.record.points if point.seed is not None})
+    parts = [f"Means over {prompts} prompt{'s' * (prompts != 1)}" if prompts else "Values of whole models"]
+    if seeds:
+        parts[0] += f" and {seeds} seed{'s' * (seeds != 1)}"
+    level = next((found.level for row in it.rows for found in row.measures.values() if found is not None), None)
+    if prompts and level is not None and it.record.study not in ("attribution", "interference"):
+        parts.append(f"bars: {100 * level:g} % bootstrap intervals")
+    parts.append(f"study {it.record.id_of(it.record.encode()).short}")
+    return "; ".join(parts) + "."
+
+
+# -- the kinds --------------------------------------------------------------------------------------------------
+
+
+def _elimination(it: _Drawing) -> Figure:
+    return _curve(it, "epsilon", "fraction of the behavior set to zero, ε", x_log=False)
+
+
+def _mutation(it: _Drawing) -> Figure:
+    return _curve(it, "alpha", "standard deviation of the noise, α (log)", x_log=True)
+
+
+def _curve(it: _Drawing, key: str, label: str, *, x_log: bool) -> Figure:
+    values = [condition.get(key) for condition in it.conditions]
+    xs = [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    names = it.known(_DIVERGENCES)
+    if len(xs) < len(it.rows) or varying(it.conditions) not in ([key], []) or not names:
+        return _anything(it)
+    order = sorted(range(len(xs)), key=xs.__getitem__)
+    below = it.known(["rf"])
+    figure, axes = _panels(it.width, [2.9, *([1.3] if below else [])])
+    found = series([measure(name).label for name in names], [[it.marks(name)[at] for at in order] for name in names])
+    exact = draw_curves(axes[0], [xs[at] for at in order], found, x_log=x_log, y_log=True)
+    axes[0].set_ylabel(f"{axis_label(names)}, log")
+    if "js" in names and any(value > 0 for value in ends(found)):
+        reference_line(axes[0], LN2, "ln 2: the most that JS can be")
+    _legend(axes[0], exact=exact)
+    if below:
+        again = series([measure("rf").label], [[it.marks("rf")[at] for at in order]])
+        draw_curves(axes[1], [xs[at] for at in order], again, x_log=x_log, y_log=False)
+        _recovery(axes[1], "y", ends(again))
+        axes[1].set_ylabel("RF")
+    axes[-1].set_xlabel(label)
+    return figure
+
+
+def _entropy(it: _Drawing) -> Figure:
+    keys, marks = varying(it.conditions), it.marks("entropy")
+    if not it.known(["entropy"]) or len(keys) > 1:
+        return _anything(it)
+    figure, axes = _panels(it.width, [2.6])
+    axis = axes[0]
+    numbers = list(range(1, len(it.rows) + 1))
+    found = series(["mean over the prompts"], [marks])
+    draw_curves(axis, numbers, found, x_log=False, y_log=False)
+    axis.set_xlim(0.5, len(numbers) + 0.5)
+    labels = [scalar_text(condition.get(keys[0]), 12) for condition in it.conditions] if keys else ["1"]
+    axis.set_xticks(numbers, labels, rotation=0 if max(map(len, labels)) < 8 else 30)
+    axis.set_xlabel(keys[0].replace("_", " ") if keys else "run")
+    axis.set_ylabel(axis_label(["entropy"]))
+    low = min(0.0, *ends(found))
+    axis.set_ylim(low, 1.12 * max(ends(found)) if max(ends(found)) > 0 else 1.0)
+    _legend(axis, exact=any(row.bit_equal for row in it.rows))
+    return figure
+
+
+def _ways_back(it: _Drawing) -> Figure:
+    """Rows of a recovery, with what it is made of beneath: RF alone says little."""
+    return _dots(it, [["rf"], list(_DIVERGENCES)])
+
+
+def _perturbations(it: _Drawing) -> Figure:
+    return _dots(it, [["svar"], list(_DIVERGENCES)])
+
+
+def _divergences(it: _Drawing) -> Figure:
+    return _dots(it, [list(_DIVERGENCES), ["rf"]])
+
+
+def _interference(it: _Drawing) -> Figure:
+    """How much of each behavior's effect is left beside another, and beneath how far their subspaces overlap."""
+    kept = _pairs(it, "given", ("kept", "kl", "relative_l2"))
+    shared = _pairs(it, "subspaces", ("output_overlap", "delta_cosine"))
+    found = [one for one in (kept, shared) if one is not None]
+    return _matrices(it, found) if found else _anything(it)
+
+
+def _pairs(it: _Drawing, part: str, names: Sequence[str]) -> _Table | None:
+    """The rows of one part of an interference study as a matrix: behaviors down, what they stand beside across."""
+    rows = [
+        at
+        for at, one in enumerate(it.conditions)
+        if one.get("part", part) == part and one.get("behavior") and one.get("given") and not one.get("tensor")
+    ]
+    named = next((name for name in names if any(it.marks(name)[at] is not None for at in rows)), None)
+    if named is None:
+        return None
+    marks = it.marks(named)
+    values: dict[tuple[str, str], float] = {}
+    for at in rows:
+        mark = marks[at]
+        if mark is not None:
+            values[str(it.conditions[at]["behavior"]), str(it.conditions[at]["given"])] = mark.value
+            if part == "subspaces":  # an overlap is the same from both sides
+                values[str(it.conditions[at]["given"]), str(it.conditions[at]["behavior"])] = mark.value
+    behaviors = list(dict.fromkeys(str(it.conditions[at][key]) for at in rows for key in ("given", "behavior")))
+    down, across = behaviors[:MOST_ROWS], behaviors[:_MOST_COLUMNS]
+    cells = [[values.get((row, column)) for column in across] for row in down]
+    return _Table(down, "behavior", across, "beside", cells, named)
+
+
+def _attribution(it: _Drawing) -> Figure:
+    """Prompts down, behaviors across: how far leaving one out moves each prompt."""
+    parts = ("without", "whole")
+    points = [point for point in it.record.points if point.prompts and point.condition.get("part", "without") in parts]
+    measured = {name for point in points for one in point.prompts for name in one.values}
+    named = next((name for name in _DIVERGENCES if name in measured), None)
+    if named is None:
+        return _anything(it)
+    columns = {_left_out(point): None for point in points}
+    if len(columns) < len({repr(sorted(point.condition.items(), key=str)) for point in points}):
+        return _anything(it)  # conditions of another make: what they have in common says too little
+    found: dict[tuple[str, str], list[float]] = {}
+    for point in points:
+        for one in point.prompts:
+            value = one.values.get(named)
+            if value is not None:
+                found.setdefault((one.id, _left_out(point)), []).append(value)
+    ids = list(dict.fromkeys(one.id for point in points for one in point.prompts))
+    across = list(columns)[:_MOST_COLUMNS]
+    cells = [[_mean(found.get((id, column), [])) for column in across] for id in ids]
+    if len(ids) > MOST_ROWS:
+        most = sorted(range(len(ids)), key=lambda at: -max((value or 0.0 for value in cells[at]), default=0.0))
+        keep = sorted(most[:MOST_ROWS])
+        ids, cells = [ids[at] for at in keep], [cells[at] for at in keep]
+    return _matrices(it, [_Table(ids, "prompt", across, "left out", cells, named)])
+
+
+def _left_out(point: StudyPoint) -> str:
+    if point.condition.get("part") == "whole":
+        return "all of them"
+    behavior = point.condition.get("behavior", point.condition.get("without"))
+    return behavior if isinstance(behavior, str) else scalar_text(behavior)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _anything(it: _Drawing) -> Figure:
+    """A kind without a picture of its own: every measure, one row a condition."""
+    names = list(dict.fromkeys(name for row in it.rows for name in row.measures))
+    together = it.known([name for name in _DIVERGENCES if name in names])
+    rest = [name for name in it.known(names) if name not in together and name not in ("kl_reverse", "kl_adapted")]
+    groups = [together, *([name] for name in rest)]
+    return _dots(it, [group for group in groups if group][:4])
+
+
+# -- layouts ----------------------------------------------------------------------------------------------------
+
+
+def _dots(it: _Drawing, groups: Sequence[Sequence[str]]) -> Figure:
+    rows = range(min(len(it.rows), MOST_ROWS))
+    letters = max(19, int(it.width * 3.6))
+    labels = [
+        "\n".join(textwrap.wrap(one_line(label, 56), letters, break_on_hyphens=False)[:3])
+        for label in condition_labels(it.conditions, 40)
+    ]
+    groups = [names for names in (it.known(group) for group in groups) if names]
+    if not groups:
+        figure, axes = _panels(it.width, [0.8])
+        axes[0].axis("off")
+        axes[0].text(0, 0.5, "Nothing that could be drawn was measured.", color=FAINT)
+        return figure
+    figure, axes = _panels(it.width, [0.4 + sum(_row_height(labels[at]) for at in rows)] * len(groups))
+    exact = False
+    for axis, names in zip(axes, groups, strict=True):
+        log = all(measure(name).logarithmic for name in names)
+        found = series([measure(name).label for name in names], [[it.marks(name)[at] for at in rows] for name in names])
+        exact |= draw_dots(axis, [labels[at] for at in rows], found, x_log=log)
+        axis.set_xlabel(axis_label(names) + (", log" if log else ""))
+        if names == ["rf"]:
+            _recovery(axis, "x", ends(found))
+        for at in rows:
+            if all(one.marks[at] is None for one in found):
+                axis.annotate("undefined", (0.01, at), xycoords=("axes fraction", "data"), va="center", color=FAINT,
+                              fontsize=8)  # fmt: skip
+    _legend(axes[0], exact=exact)
+    for axis, names in zip(axes[1:], groups[1:], strict=True):
+        if len(names) > 1:
+            _legend(axis, exact=False)
+    if len(it.rows) > len(rows):
+        axes[-1].annotate(f"{len(it.rows) - len(rows)} more are not drawn", (0, 0), (0, -32), "axes fraction",
+                          textcoords="offset points", fontsize=8, color=FAINT)  # fmt: skip
+    return figure
+
+
+def _row_height(label: str) -> float:
+    return 0.3 + 0.1 * label.count("\n")
+
+
+def _matrices(it: _Drawing, tables: Sequence[_Table]) -> Figure:
+    figure, axes = _panels(it.width, [0.7 + 0.3 * len(one.rows) for one in tables])
+    for axis, one in zip(axes, tables, strict=True):
+        low, high = draw_matrix(
+            axis,
+            [one_line(text, 20) for text in one.rows],
+            [one_line(text, 16) for text in one.columns],
+            one.cells,
+        )
+        axis.set_ylabel(one.down)
+        axis.set_xlabel(one.across)
+        shades = f"from {figure_text(low)} (light) to {figure_text(high)} (dark)" if high > low else "all 0"
+        title = f"{axis_label([one.measure])}: {shades}; hatched: no value"
+        axis.set_title(textwrap.fill(title, int(it.width * 15)), fontsize=8.5)
+    return figure
+
+
+def _panels(width: float, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
+    figure = new_figure(width, sum(heights) + 0.55 * len(heights) + 0.75)
+    axes = figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": list(heights)})
+    return figure, list(axes[:, 0])
+
+
+def _recovery(axis: Axes, which: Any, found: Sequence[float]) -> None:
+    """The two values of RF that mean something, always in sight."""
+    low, high = min([*found, 0.0]), max([*found, 1.0])
+    room = 0.08 * (high - low)
+    (axis.set_xlim if which == "x" else axis.set_ylim)(low - room, high + room)
+    reference_line(axis, 1.0, "", which=which)
+    reference_line(axis, 0.0, "", which=which)
+
+
+def _legend(axis: Axes, *, exact: bool) -> None:
+    handles, _ = axis.get_legend_handles_labels()
+    if exact:
+        handles.append(exact_handle())
+    if len(handles) > 1 or exact:
+        axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.1,
+                    columnspacing=1.4, handletextpad=0.6)  # fmt: skip
+
+
+_KINDS: Final[Mapping[str, Callable[[_Drawing], Figure]]] = {
+    "elimination": _elimination,
+    "mutation": _mutation,
+    "svar": _perturbations,
+    "mechanisms": _ways_back,
+    "entropy": _entropy,
+    "scale": _ways_back,
+    "interference": _interference,
+    "attribution": _attribution,
+    "shift": _divergences,
+}
