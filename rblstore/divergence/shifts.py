@@ -55,6 +55,10 @@ class ShiftAgreement:
             self.count + other.count,
         )
 
+    def mean(self) -> ShiftAgreement:
+        """The same for a single position: what is added up where every prompt counts alike, however long."""
+        return ShiftAgreement(self.alone / self.count, self.beside / self.count, self.product / self.count, 1)
+
     @property
     def defined(self) -> bool:
         """Whether the shifts are finite and the behavior has an effect alone, without which nothing can be kept."""

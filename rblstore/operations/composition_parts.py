@@ -70,7 +70,7 @@ class Parts:
     def refused(self, composition: Composition) -> str | None:
         """Why a composition cannot be made, or None where it can."""
         try:
-            self._compositions.checked(composition)
+            self._compositions.checked(composition, self.whole)
         except (ConflictError, UsageError) as error:
             return error.message
         return None

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.study_records import PromptMeasures, Scalar, StudyPoint
 from rblstore.operations.composition_parts import Parts, chosen_behaviors
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
-from rblstore.operations.study_outputs import Values, baseline_in, recorded_point
+from rblstore.operations.study_model import StudyModel
+from rblstore.operations.study_outputs import Values, recorded_point
+from rblstore.operations.study_run import StudyResult, StudyRun
 from rblstore.repository import Store
 from rblstore.revisions import resolve
-
-if TYPE_CHECKING:
-    from rblstore.operations.study_model import StudyModel
-    from rblstore.operations.study_run import StudyResult, StudyRun
 
 _LOGIT_MEASURES: Final = ("kl", "js")
 _EMBEDDING_MEASURES: Final = ("relative_l2",)
@@ -45,9 +43,6 @@ def study_attribution(
         ConflictError: The composition cannot be loaded, or the probe was not made for it.
         NanOutputError: A state's outputs are not numbers.
     """
-    from rblstore.operations.study_model import StudyModel
-    from rblstore.operations.study_run import StudyRun
-
     commit = resolve(store, revision).commit
     composition = store.record(store.record(commit, Commit).composition, Composition)
     names = chosen_behaviors(composition, None, 2)
@@ -97,13 +92,13 @@ def _without(model: StudyModel, parts: Parts, name: str) -> StudyPoint:
     reason = parts.refused(rest)
     if reason is not None:
         return StudyPoint(_condition("without", name), None, None, {}, reason, ())
-    return recorded_point(model.store, baseline_in(model, parts.whole), model.baseline(rest), _condition("without", name))
+    return recorded_point(model.store, model.reference(parts.whole), model.reference(rest), _condition("without", name))
 
 
 def _whole(model: StudyModel, parts: Parts) -> StudyPoint:
     """The whole against what lies beneath all behaviors."""
     return recorded_point(
-        model.store, baseline_in(model, parts.whole), model.baseline(parts.of(())), _condition("whole", None)
+        model.store, model.reference(parts.whole), model.reference(parts.of(())), _condition("whole", None)
     )
 
 

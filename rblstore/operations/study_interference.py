@@ -8,6 +8,7 @@ docs/studies.md has the formulas.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -20,23 +21,21 @@ from rblstore.operations.behavior_deltas import BehaviorDeltas, behavior_deltas
 from rblstore.operations.composition_parts import Parts, chosen_behaviors
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
+from rblstore.operations.study_model import StudyModel, unknown_of
 from rblstore.operations.study_outputs import (
     Values,
-    baseline_in,
-    infinite,
     mean_of,
     not_comparable,
     recorded_outputs,
     recorded_point,
 )
+from rblstore.operations.study_run import StudyResult, StudyRun
 from rblstore.operations.study_subspaces import count_subspace_points, subspace_points
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
 if TYPE_CHECKING:
     from rblstore.divergence.shifts import ShiftAgreement
-    from rblstore.operations.study_model import StudyModel
-    from rblstore.operations.study_run import StudyResult, StudyRun
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,6 @@ def study_interference(
         ConflictError: The composition cannot be loaded, or the probe was not made for it.
         NanOutputError: A state's outputs are not numbers.
     """
-    from rblstore.operations.study_model import StudyModel
-    from rblstore.operations.study_run import StudyRun
-
     commit = resolve(store, revision).commit
     composition = store.record(store.record(commit, Commit).composition, Composition)
     names = chosen_behaviors(composition, behaviors, 2)
@@ -161,8 +157,8 @@ def _measure(
             None,
             lambda name=name, ground=ground, condition=condition: recorded_point(  # type: ignore[misc]
                 model.store,
-                baseline_in(model, parts.of(ground)),
-                baseline_in(model, parts.of({*ground, name})),
+                model.reference(parts.of(ground)),
+                model.reference(parts.of({*ground, name})),
                 condition,
             ),
         )
@@ -181,13 +177,13 @@ def _given(model: StudyModel, parts: Parts, pair: _Pair) -> StudyPoint:
     reason = parts.refused(pair.alone) or parts.refused(pair.other)
     if reason is not None:
         return StudyPoint(condition, None, None, {}, reason, ())
-    found = _Outputs(*(baseline_in(model, one) for one in (pair.ground, pair.alone, pair.other, pair.both)))
+    found = _Outputs(*(model.reference(one) for one in (pair.ground, pair.alone, pair.other, pair.both)))
     reason = not_comparable(*found)
     if reason is not None:
         return StudyPoint(condition, None, False, {}, reason, ())
     beside = recorded_point(model.store, found.other, found.both, condition)
     alone = recorded_point(model.store, found.ground, found.alone, condition)
-    shifts = list(_shifts(model.store, found))
+    shifts = [shift.mean() for shift in _shifts(model.store, found)]
     prompts = [
         PromptMeasures(ours.id, {**ours.values, **_alone_values(ours, theirs), **_shift_values(shift)})
         for ours, theirs, shift in zip(beside.prompts, alone.prompts, shifts, strict=True)
@@ -202,7 +198,7 @@ def _given(model: StudyModel, parts: Parts, pair: _Pair) -> StudyPoint:
         "kl_ratio_pooled": _ratio(mean_of(beside, "kl"), mean_of(alone, "kl")),
     }
     why = None if total.defined else "the behavior moves no output alone, so nothing of it can be kept"
-    return replace(beside, values=values, prompts=tuple(prompts), reason=why or infinite(list(beside.prompts)))
+    return replace(beside, values=values, prompts=tuple(prompts), reason=why or unknown_of(list(beside.prompts)))
 
 
 def _alone_values(beside: PromptMeasures, alone: PromptMeasures) -> Values:
@@ -217,14 +213,13 @@ def _alone_values(beside: PromptMeasures, alone: PromptMeasures) -> Values:
 
 
 def _shift_values(shift: ShiftAgreement) -> Values:
-    finite = shift.defined
     return {
         "kept": shift.kept,
         "shift_cosine": shift.cosine,
         "shift_ratio": shift.ratio,
-        "shift_alone": shift.alone / shift.count if finite else None,
-        "shift_beside": shift.beside / shift.count if finite else None,
-        "shift_product": shift.product / shift.count if finite else None,
+        "shift_alone": shift.alone if math.isfinite(shift.alone) else None,
+        "shift_beside": shift.beside if math.isfinite(shift.beside) else None,
+        "shift_product": shift.product if math.isfinite(shift.product) else None,
     }
 
 

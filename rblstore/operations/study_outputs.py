@@ -7,21 +7,15 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rblstore.objects.evidence_records import Baseline
-from rblstore.objects.history_records import Composition
 from rblstore.objects.study_records import PromptMeasures, Scalar, StudyPoint
 from rblstore.operations.baseline import output_bytes
+from rblstore.operations.study_model import unknown_of
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.divergence.measure import PromptMeasurement
-    from rblstore.operations.study_model import StudyModel
 
 Values = dict[str, float | None]
-
-
-def baseline_in(model: StudyModel, composition: Composition) -> Baseline:
-    """The recorded outputs of a composition in a study's environment; they are recorded now where there are none."""
-    return model.reference(composition)
 
 
 def recorded_outputs(store: Store, baseline: Baseline) -> Iterator[PromptMeasurement]:
@@ -64,7 +58,7 @@ def recorded_point(
         same, found = measure_prompt(ours.values, theirs)
         equal = equal and same
         prompts.append(PromptMeasures(ours.id, found))
-    return StudyPoint(dict(condition), None, equal, dict(values or {}), infinite(prompts), tuple(prompts))
+    return StudyPoint(dict(condition), None, equal, dict(values or {}), unknown_of(prompts), tuple(prompts))
 
 
 def not_comparable(*baselines: Baseline) -> str | None:
@@ -76,15 +70,6 @@ def not_comparable(*baselines: Baseline) -> str | None:
         for ours, theirs in zip(first.prompts, other.prompts, strict=True):
             if ours.shape != theirs.shape:
                 return f"prompt {ours.id!r}: outputs of {list(ours.shape)} and {list(theirs.shape)} cannot be compared"
-    return None
-
-
-def infinite(prompts: list[PromptMeasures]) -> str | None:
-    """Why a measure is None, named by its first prompt; None where none is."""
-    for prompt in prompts:
-        for name, value in prompt.values.items():
-            if value is None:
-                return f"prompt {prompt.id!r}: {name} is infinite or undefined"
     return None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rblstore.checkpoints.composition_ground import shown
 from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance, recovery
@@ -17,13 +17,11 @@ from rblstore.operations.baseline import check_fit
 from rblstore.operations.composition_parts import Parts, chosen_behaviors
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
+from rblstore.operations.study_model import StudyModel
 from rblstore.operations.study_outputs import mean_of
+from rblstore.operations.study_run import StudyResult, StudyRun
 from rblstore.repository import Store
 from rblstore.revisions import resolve
-
-if TYPE_CHECKING:
-    from rblstore.operations.study_model import StudyModel
-    from rblstore.operations.study_run import StudyResult, StudyRun
 
 
 class HeldOutProbeError(UsageError):
@@ -64,9 +62,6 @@ def study_shift(
         ConflictError: What is left cannot be composed, or a probe was not made for it.
         NanOutputError: A state's outputs are not numbers.
     """
-    from rblstore.operations.study_model import StudyModel
-    from rblstore.operations.study_run import StudyRun
-
     check_tolerance(tolerance)
     commit = resolve(store, revision).commit
     composition = store.record(store.record(commit, Commit).composition, Composition)
