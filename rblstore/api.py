@@ -14,6 +14,7 @@ from rblstore.models import Models
 from rblstore.objects.ids import CommitId
 from rblstore.objects.paths import given_path
 from rblstore.repository import Store
+from rblstore.studies import Studies
 
 if TYPE_CHECKING:
     from rblstore.checkpoints.checkout_layout import CheckoutForm
@@ -40,7 +41,7 @@ UNKNOWN_AUTHOR = "unknown"
 TOLERANCE = 1e-6
 
 
-class Repository(Models, Maintenance):
+class Repository(Models, Studies, Maintenance):
     """One open repository.
 
     Made by :func:`rblstore.init` or :func:`rblstore.open`; use it as a context manager, or close it.
@@ -181,6 +182,7 @@ class Repository(Models, Maintenance):
         require_verified: bool = False,
         mainline: int | None = None,
         message: str | None = None,
+        threshold: float | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> RevertResult:
@@ -195,6 +197,7 @@ class Repository(Models, Maintenance):
             require_verified: Whether having no probe is an error.
             mainline: For a merge, which parent to go back to, from 1.
             message: None for one that names what was reverted.
+            threshold: KL (nats) above which a single prompt is flagged; None for the tolerance.
             author: Who reverts.
             progress: Is told bytes read.
 
@@ -204,8 +207,9 @@ class Repository(Models, Maintenance):
         """
         from rblstore.operations.revert import RevertRequest, revert
 
+        who = self.author(author)
         request = RevertRequest(
-            self.author(author), commit, behavior, probe, tolerance, verify, require_verified, mainline, message
+            who, commit, behavior, probe, tolerance, verify, require_verified, mainline, message, threshold
         )
         return revert(self._store, request, progress)
 
@@ -350,6 +354,7 @@ class Repository(Models, Maintenance):
         *,
         revision: str = "HEAD",
         positions: Positions = "all",
+        batch: int = 1,
         default: bool = False,
         force: bool = False,
         author: str | None = None,
@@ -359,7 +364,15 @@ class Repository(Models, Maintenance):
 
         who = self.author(author)
         return add_probe(
-            self._store, name, prompts, revision=revision, positions=positions, default=default, force=force, author=who
+            self._store,
+            name,
+            prompts,
+            revision=revision,
+            positions=positions,
+            batch=batch,
+            default=default,
+            force=force,
+            author=who,
         )
 
     def probes(self) -> list[ProbeInfo]:
@@ -394,10 +407,20 @@ class Repository(Models, Maintenance):
         probe: str | None = None,
         against: str | None = None,
         tolerance: float = TOLERANCE,
+        threshold: float | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> VerificationResult:
         """Measures a commit and compares it with its baseline, or with another commit's.
+
+        Args:
+            revision: Which commit to measure.
+            probe: The probe's name; None for the default one.
+            against: The commit whose baseline is the reference; None for the same commit's.
+            tolerance: What the upper ends of the 95 % intervals of KL and JS have to be below (nats), unless bit-equal.
+            threshold: KL (nats) above which a single prompt is flagged; None for the tolerance.
+            author: Who.
+            progress: Is told bytes read.
 
         Raises:
             DivergedError: The outputs differ; the evidence is stored.
@@ -406,7 +429,16 @@ class Repository(Models, Maintenance):
         from rblstore.operations.verify import verify
 
         who = self.author(author)
-        return verify(self._store, revision, probe, against=against, tolerance=tolerance, author=who, progress=progress)
+        return verify(
+            self._store,
+            revision,
+            probe,
+            against=against,
+            tolerance=tolerance,
+            threshold=threshold,
+            author=who,
+            progress=progress,
+        )
 
     def audit(self, revision: str = "HEAD") -> AuditResult:
         """The parts of a commit with what is said about each: licences, sources, data, evidence."""

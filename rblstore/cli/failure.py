@@ -51,7 +51,10 @@ def _evidence(error: RblError) -> dict[str, Any]:
     verification = getattr(error, "verification", None)
     if verification is None:
         return {}
-    return {**verification.body(), "verification": getattr(error, "verification_id", None)}
+    from rblstore.operations.verification_document import verification_document
+
+    document = verification_document(verification, getattr(error, "threshold", None))
+    return {**document, "verification": getattr(error, "verification_id", None)}
 
 
 def from_usage(error: click.ClickException) -> Failure:

@@ -21,5 +21,11 @@ tolerance = click.option(
     default=DEFAULT_TOLERANCE,
     show_default=True,
     metavar="X",
-    help="Accept KL and JS below X, in nats.",
+    help="Accept KL and JS whose 95 % intervals end below X, in nats.",
+)
+threshold = click.option(
+    "--threshold",
+    type=click.FloatRange(min=0.0),
+    metavar="X",
+    help="Flag prompts whose KL is above X nats; else above the tolerance.",
 )

@@ -1,7 +1,8 @@
 """Comparing outputs with those of a baseline: bits first, divergences where the bits differ.
 
 Equality is decided by digest, which proves that both divergences are zero without reading what is stored. Only prompts
-whose digests differ are read, and measured by KL and JS.
+whose digests differ are read, and measured: distributions by KL and JS; embeddings, which are none, by relative L2
+distance and cosine.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import torch
 
+from rblstore.divergence.embeddings import embedding_measures
 from rblstore.divergence.measure import (
     BadValuesError,
     PromptMeasurement,
@@ -21,11 +23,13 @@ from rblstore.divergence.measure import (
     values_bytes,
     values_digest,
 )
-from rblstore.divergence.metrics import NanOutputError, divergences
+from rblstore.divergence.metrics import NanOutputError, divergences, means
 from rblstore.errors import ConflictError
 from rblstore.objects.evidence_records import Output, PromptDivergence
 
 __all__ = ["BaselineMismatchError", "Comparison", "Reference", "compare", "compare_measurements"]
+
+_EMBEDDING: Final = "the output is an embedding, not a distribution"
 
 Theirs = TypeVar("Theirs")
 
@@ -59,7 +63,8 @@ class Comparison:
     """How far measured outputs are from a reference.
 
     Attributes:
-        prompts: One each, in order; KL and JS are means over the prompt's positions.
+        prompts: One each, in order; KL and JS, or an embedding's ``relative_l2`` and ``cosine``
+            in ``values``, are means over the prompt's positions.
         kl: Mean over the prompts of KL(reference || measured), nats; None with a reason where it cannot be had.
         js: The same with JS.
         bit_equal: Whether every value is the same, bit for bit, with the same dtype and shape.
@@ -109,7 +114,7 @@ def compare(
         like = (tuple(shape), dtype, output or ours.output) == (ours.shape, ours.dtype, ours.output)
         if like and digest == values_digest(ours.values):
             outcomes.append(_equal(ours))
-        elif reason is not None:
+        elif reason is not None and reason != _EMBEDDING:
             outcomes.append(_Outcome(PromptDivergence(id, None, None, bit_equal=False), False, reason))
         else:
             try:
@@ -133,7 +138,7 @@ def compare_measurements(reference: Iterable[PromptMeasurement], measured: Itera
         like = (theirs.shape, theirs.dtype, theirs.output) == (ours.shape, ours.dtype, ours.output)
         if like and values_bytes(theirs.values) == values_bytes(ours.values):
             outcomes.append(_equal(ours))
-        elif reason is not None:
+        elif reason is not None and reason != _EMBEDDING:
             outcomes.append(_Outcome(PromptDivergence(ours.id, None, None, bit_equal=False), False, reason))
         else:
             outcomes.append(_measured(theirs.values, ours))
@@ -159,24 +164,26 @@ def _incomparable(shape: tuple[int, ...], output: Output, ours: PromptMeasuremen
     """Why no divergence is defined between an output of this shape and kind and a measured one, or None."""
     if output != ours.output:
         return f"the reference gives {output}, the measured model {ours.output}"
-    if output == "embedding":
-        return "the output is an embedding, not a distribution"
     if shape[1] != ours.shape[1]:
-        return f"the reference's vocabulary has {shape[1]} entries, the measured model's {ours.shape[1]}"
+        what = "embeddings have" if output == "embedding" else "vocabulary has"
+        return f"the reference's {what} {shape[1]} entries, the measured model's {ours.shape[1]}"
     if shape[0] != ours.shape[0]:
         return f"the reference has {shape[0]} positions, the measured model {ours.shape[0]}"
-    return None
+    return _EMBEDDING if output == "embedding" else None
 
 
 def _equal(ours: PromptMeasurement) -> _Outcome:
     if ours.output == "embedding":
-        reason = "the output is an embedding, not a distribution"
-        return _Outcome(PromptDivergence(ours.id, None, None, bit_equal=True), False, reason)
+        values: dict[str, float | None] = {"relative_l2": 0.0, "cosine": 1.0}
+        return _Outcome(PromptDivergence(ours.id, None, None, True, values), False, _EMBEDDING)
     return _Outcome(PromptDivergence(ours.id, 0.0, 0.0, bit_equal=True), True, None)
 
 
 def _measured(theirs: torch.Tensor, ours: PromptMeasurement) -> _Outcome:
     try:
+        if ours.output == "embedding":
+            values = means(embedding_measures(theirs, ours.values))
+            return _Outcome(PromptDivergence(ours.id, None, None, False, values), False, _EMBEDDING)
         kl, js = divergences(theirs, ours.values).sum().mean()
     except NanOutputError as error:
         raise NanOutputError(f"prompt {ours.id!r}: {error.message}", object=ours.id, hint=error.hint) from error

@@ -9,6 +9,7 @@ of zeros included.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import torch
@@ -41,11 +42,11 @@ def embedding_measures(
     Returns:
         By the names of :data:`EMBEDDING_MEASURES`, (positions,) float64 each, without the positions that the mask
         leaves out. ``relative_l2`` is infinite where the reference alone is zero; ``cosine`` is NaN where one of two
-        different rows is.
+        different rows is. Both are NaN where one of them holds an infinity.
 
     Raises:
         VocabularyMismatchError, PositionsMismatchError: The shapes differ; names both sizes.
-        NanOutputError: NaN or infinity; names side and position.
+        NanOutputError: NaN; names side and position.
     """
     if reference.ndim != 2 or other.ndim != 2:
         raise PositionsMismatchError(
@@ -68,23 +69,26 @@ def embedding_measures(
         )
     places = torch.arange(positions) if mask is None else mask.to("cpu").nonzero()[:, 0]
     device = float64_device(reference)
-    found: dict[str, list[torch.Tensor]] = {name: [] for name in EMBEDDING_MEASURES}
+    distances, cosines = [], []
     with torch.no_grad():
         for rows in places.split(_ROWS):
             ours = _rows(reference, rows, device, "reference")
             theirs = _rows(other, rows, device, "other")
-            found["relative_l2"].append(_relative_l2(ours, theirs))
-            found["cosine"].append(_cosine(ours, theirs))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            finite = torch.isfinite(ours).all(dim=1) & torch.isfinite(theirs).all(dim=1)
+            equal = (ours == theirs).all(dim=1)
+            distances.append(_relative_l2(ours, theirs).masked_fill_(~finite, math.nan).masked_fill_(equal, 0.0))
+            cosines.append(_cosine(ours, theirs).masked_fill_(~finite, math.nan).masked_fill_(equal, 1.0))
+    empty = torch.empty(0, dtype=torch.float64, device=device)
+    return {"relative_l2": torch.cat([empty, *distances]), "cosine": torch.cat([empty, *cosines])}
 
 
 def _rows(values: torch.Tensor, rows: torch.Tensor, device: torch.device, side: str) -> torch.Tensor:
     block = values[rows.to(values.device)].to(device=device, dtype=torch.float64)
-    finite = torch.isfinite(block).all(dim=1)
-    if not bool(finite.all()):
-        place = int(rows[int((~finite).nonzero()[0, 0])])
+    broken = torch.isnan(block).any(dim=1)
+    if bool(broken.any()):
+        place = int(rows[int(broken.nonzero()[0, 0])])
         raise NanOutputError(
-            f"the {side}'s embedding at position {place} holds NaN or infinity",
+            f"the {side}'s embedding at position {place} holds NaN",
             object=f"position {place}",
             hint="Look for NaN or overflowing weights; a wider dtype may help.",
         )
@@ -111,7 +115,7 @@ def _relative_l2(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     a, b = _scaled(ours, scale), _scaled(theirs, scale)
     # Not (b - a) of what was given: that could overflow.
     distance, size = torch.linalg.vector_norm(b - a, dim=1), _norm(ours, scale)
-    return torch.where(distance == 0, torch.zeros_like(distance), distance / size)
+    return distance / size
 
 
 def _norm(block: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -125,5 +129,4 @@ def _cosine(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     a, b = _scaled(ours, _largest(ours)), _scaled(theirs, _largest(theirs))
     # The root of the product, not the product of the roots: of x * x it is x, to the last bit.
     size = ((a * a).sum(dim=1) * (b * b).sum(dim=1)).sqrt_()
-    cosine = ((a * b).sum(dim=1) / size).clamp_(min=-1.0, max=1.0)
-    return torch.where((ours == theirs).all(dim=1), torch.ones_like(cosine), cosine)
+    return ((a * b).sum(dim=1) / size).clamp_(min=-1.0, max=1.0)

@@ -18,6 +18,7 @@ the other forbids makes KL infinite, while JS stays finite.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,7 @@ __all__ = [
     "entropy",
     "js_divergence",
     "kl_divergence",
+    "means",
     "recovery_fidelity",
 ]
 
@@ -184,6 +186,23 @@ def entropy(logits: torch.Tensor) -> torch.Tensor:
                     logs.clamp_(min=-EXTREME)
                 total[rows] -= exp_(logs.clone()).mul_(logs).sum(dim=1)
     return total.clamp_(min=0.0)
+
+
+def means(measures: Mapping[str, torch.Tensor]) -> dict[str, float | None]:
+    """The mean of each measure over positions.
+
+    Args:
+        measures: (positions,) float64 by name.
+
+    Returns:
+        By name; None where it is infinite or undefined, over no positions for one.
+    """
+    found: dict[str, float | None] = {}
+    for name, values in measures.items():
+        numbers = values.tolist()
+        whole = bool(numbers) and all(math.isfinite(number) for number in numbers)
+        found[name] = math.fsum(numbers) / len(numbers) if whole else None
+    return found
 
 
 class _Workspace:

@@ -37,7 +37,7 @@ from rblstore.divergence.blocks import (
 )
 from rblstore.divergence.embeddings import embedding_measures
 from rblstore.divergence.measure import PromptMeasurement, values_bytes
-from rblstore.divergence.metrics import entropy
+from rblstore.divergence.metrics import entropy, means
 from rblstore.errors import ConflictError
 
 __all__ = ["MEASURES", "measure_prompt", "pair_measures", "top_agreement"]
@@ -124,10 +124,10 @@ def measure_prompt(reference: torch.Tensor, measured: PromptMeasurement) -> tupl
     equal = like and values_bytes(reference) == values_bytes(values)
     try:
         if measured.output == "embedding":
-            return equal, _means(embedding_measures(reference, values))
+            return equal, means(embedding_measures(reference, values))
         if equal:
-            return True, {**_EQUAL, **_means({"entropy": entropy(values)})}
-        return False, _means(pair_measures(reference, values))
+            return True, {**_EQUAL, **means({"entropy": entropy(values)})}
+        return False, means(pair_measures(reference, values))
     except (NanOutputError, VocabularyMismatchError, PositionsMismatchError) as error:
         kind: type[NanOutputError] | type[ConflictError] = type(error)
         raise kind(f"prompt {measured.id!r}: {error.message}", object=measured.id, hint=error.hint) from error
@@ -141,15 +141,6 @@ def _kept(mask: torch.Tensor | None, positions: int) -> torch.Tensor | None:
             f"a mask of {mask.dtype} and shape {tuple(mask.shape)} does not say which of {positions} positions count"
         )
     return mask.to("cpu")
-
-
-def _means(measures: dict[str, torch.Tensor]) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for name, values in measures.items():
-        numbers = values.tolist()
-        whole = bool(numbers) and all(math.isfinite(number) for number in numbers)
-        found[name] = math.fsum(numbers) / len(numbers) if whole else None
-    return found
 
 
 def _measures(reference: torch.Tensor, other: torch.Tensor) -> dict[str, torch.Tensor]:

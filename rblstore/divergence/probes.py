@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from rblstore.divergence.probe_file import PROMPT_TOKENS, TOKEN_MAXIMUM, BadProbeError, RawPrompt
-from rblstore.errors import ConflictError, InputError
+from rblstore.divergence.probe_file import PROMPT_TOKENS, PROMPTS, TOKEN_MAXIMUM, BadProbeError, RawPrompt
+from rblstore.errors import ConflictError, InputError, UsageError
 from rblstore.objects.evidence_records import Positions, Probe, Prompt
 from rblstore.objects.ids import ContentId
 
-__all__ = ["BadProbeError", "ProbeMismatchError", "baseline_bytes", "check_probe_fits", "make_probe"]
+__all__ = [
+    "BadBatchError",
+    "BadProbeError",
+    "ProbeMismatchError",
+    "baseline_bytes",
+    "check_batch",
+    "check_probe_fits",
+    "make_probe",
+]
 
 
 class ProbeMismatchError(ConflictError):
@@ -18,21 +26,40 @@ class ProbeMismatchError(ConflictError):
     code = "probe_mismatch"
 
 
+class BadBatchError(UsageError):
+    """The number of prompts of one forward pass is not a number from 1 on."""
+
+    code = "bad_batch"
+
+
+def check_batch(batch: int) -> None:
+    """Refuses a number of prompts that no forward pass has.
+
+    Raises:
+        BadBatchError: It is not an integer from 1 to the most prompts of a probe.
+    """
+    if type(batch) is not int or not 1 <= batch <= PROMPTS:
+        raise BadBatchError(f"a batch of {batch} prompts is not one of 1 to {PROMPTS}", object=str(batch))
+
+
 def make_probe(
     prompts: Sequence[RawPrompt],
     encode: Callable[[str], Sequence[int]] | None,
     tokenizer: ContentId | None,
     positions: Positions = "all",
+    batch: int = 1,
 ) -> Probe:
-    """A probe over these prompts, each a forward pass of its own: padding would change the bits of its outputs.
+    """A probe over these prompts. Each is a forward pass of its own unless asked for otherwise: padding changes bits.
 
     Args:
         prompts: At least one; ids unique.
         encode: Text to token ids, special tokens included; None where there is no tokenizer.
         tokenizer: Digest of the tokenizer's files; kept only where a prompt was tokenized.
         positions: ``all``, or ``last`` (the last token of each prompt).
+        batch: Most prompts of one forward pass. Prompts that follow one another share one, padded to the longest.
 
     Raises:
+        BadBatchError: The batch is not a number of prompts.
         BadProbeError: No prompts, a repeated id, text without a tokenizer, a prompt of no tokens, or more than a record
             may hold; the message names the prompt.
     """
@@ -41,8 +68,10 @@ def make_probe(
     made = tuple(Prompt(prompt.id, _tokens(prompt, encode), prompt.text) for prompt in prompts)
     if (total := sum(len(prompt.tokens) for prompt in made)) > PROMPT_TOKENS:
         raise BadProbeError(f"the probe has {total} tokens, more than the {PROMPT_TOKENS} allowed")
+    check_batch(batch)
+    plan = tuple(tuple(range(start, min(start + batch, len(made)))) for start in range(0, len(made), batch))
     tokenized = any(prompt.tokens is None for prompt in prompts)
-    probe = Probe(made, tuple((place,) for place in range(len(made))), positions, tokenizer if tokenized else None)
+    probe = Probe(made, plan, positions, tokenizer if tokenized else None)
     try:
         # What could not be read back must not be written.
         Probe.parse(probe.encode())

@@ -3,10 +3,13 @@
 The rules:
 
 1. ``exact``: every recorded value is the same bit for bit. Nothing else is exact, however small its divergences.
-2. ``within_tolerance``: not bit-equal, but KL and JS are both known and both below the tolerance (1e-6 nats unless the
-   caller says otherwise, the bound of arXiv 2603.02934). With a tolerance of 0 only ``exact`` passes.
+2. ``within_tolerance``: not bit-equal, but KL and JS are both known, and the upper ends of both 95 % intervals over the
+   prompts are below the tolerance (1e-6 nats unless the caller says otherwise, the bound of arXiv 2603.02934). A mean
+   alone could be below it by the luck of the prompts. With one prompt there is no interval, and the means decide. With
+   a tolerance of 0 only ``exact`` passes.
 3. ``diverged``: everything else, also where a divergence is infinite or cannot be had (an embedding, another
-   vocabulary, another head): what cannot be compared is not shown to be equal.
+   vocabulary, another head): what cannot be compared is not shown to be equal. The relative L2 distance of embeddings
+   decides nothing: the tolerance is one of nats.
 4. RF = 1 - KL(reference || recovered) / KL(reference || adapted). It is never clamped: it is negative where taking the
    behavior out made things worse. It is None, with a reason, where the adapted model does not differ from the
    reference (nothing was there to recover from) or where either divergence is unknown.
@@ -15,8 +18,10 @@ The rules:
 from __future__ import annotations
 
 import math
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Final, Literal, Protocol
 
+from rblstore.divergence.uncertainty import MeasuredPrompt, upper_end
 from rblstore.errors import UsageError
 from rblstore.objects.evidence_records import Verdict
 
@@ -27,6 +32,10 @@ class BadToleranceError(UsageError):
     """The tolerance asked for is not a finite number of at least 0."""
 
     code = "bad_tolerance"
+
+
+DecidedBy = Literal["bits", "upper_95", "mean"]
+"""What decided a verdict: equality of bits; the upper ends of the intervals of KL and JS; their means."""
 
 
 class Compared(Protocol):
@@ -43,6 +52,22 @@ class Compared(Protocol):
     @property
     def js(self) -> float | None:
         """Mean JS in nats, or None where it cannot be had."""
+
+    @property
+    def prompts(self) -> Sequence[MeasuredPrompt]:
+        """What both are means over."""
+
+
+class Decided(Compared, Protocol):
+    """A comparison with its verdict; a stored verification is one."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict."""
+
+    @property
+    def tolerance(self) -> float:
+        """Against what it was decided."""
 
 
 def check_tolerance(tolerance: float) -> None:
@@ -63,8 +88,8 @@ def decide(comparison: Compared, tolerance: float = DEFAULT_TOLERANCE) -> Verdic
     """The verdict on a comparison with a baseline, by the rules above.
 
     Args:
-        comparison: Bit equality, KL and JS (nats).
-        tolerance: KL and JS must both be below it to be within tolerance; finite, at least 0.
+        comparison: Bit equality, KL and JS (nats), as means and prompt by prompt.
+        tolerance: The upper ends of KL and JS must both be below it to be within tolerance; finite, at least 0.
 
     Raises:
         BadToleranceError: The tolerance is not such a number.
@@ -72,9 +97,33 @@ def decide(comparison: Compared, tolerance: float = DEFAULT_TOLERANCE) -> Verdic
     check_tolerance(tolerance)
     if comparison.bit_equal:
         return "exact"
+    bound = _bound(comparison)
+    return "within_tolerance" if bound is not None and bound < tolerance else "diverged"
+
+
+def decided_by(decided: Decided) -> DecidedBy:
+    """What decided a verdict. Records of before intervals were asked for may be within tolerance by their means alone.
+
+    Returns:
+        ``bits`` where equal bits decided, or nothing but they could have; ``mean`` where the means did: one prompt, or
+        such a record; ``upper_95`` everywhere else.
+    """
+    bound = None if decided.bit_equal else _bound(decided)
+    if bound is None:
+        return "bits"
+    if len(decided.prompts) == 1 or (decided.verdict == "within_tolerance" and not bound < decided.tolerance):
+        return "mean"
+    return "upper_95"
+
+
+def _bound(comparison: Compared) -> float | None:
+    """What has to be below the tolerance: no less than either mean; None where one of them is not finite."""
     if comparison.kl is None or comparison.js is None:
-        return "diverged"
-    return "within_tolerance" if comparison.kl < tolerance and comparison.js < tolerance else "diverged"
+        return None
+    mean, upper = max(comparison.kl, comparison.js), upper_end(comparison.prompts)
+    if upper is None or not (math.isfinite(comparison.kl) and math.isfinite(comparison.js)):
+        return None
+    return max(mean, upper)
 
 
 def recovery_fidelity(kl_recovered: float, kl_adapted: float) -> float | None:

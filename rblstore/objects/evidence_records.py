@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, cast
 
 from rblstore.errors import InputError
@@ -262,16 +262,21 @@ class PromptDivergence:
         kl: Mean over positions of KL(baseline || measured), nats; None where the output is no distribution.
         js: The same with JS.
         bit_equal: Whether every recorded value is the same, bit for bit.
+        values: Further measures by name: ``relative_l2`` and ``cosine`` of embeddings; ``kl_adapted`` and
+            ``js_adapted`` of a revert, the adapted model against the same baseline. None where infinite or undefined.
     """
 
     id: str
     kl: float | None
     js: float | None
     bit_equal: bool
+    values: dict[str, float | None] = field(default_factory=dict)
 
     def body(self) -> dict[str, Json]:
         """JSON members."""
-        return {"bit_equal": self.bit_equal, "id": self.id, "js": self.js, "kl": self.kl}
+        found: dict[str, Json] = {"bit_equal": self.bit_equal, "id": self.id, "js": self.js, "kl": self.kl}
+        # Left out where there is nothing to say, so that a record has one encoding.
+        return {**found, "values": dict(self.values)} if self.values else found
 
     @classmethod
     def read(cls, value: Any) -> PromptDivergence:
@@ -279,9 +284,11 @@ class PromptDivergence:
         fields = Fields(value, "prompt divergence")
         divergence = cls(
             fields.text("id", 255), fields.optional_number("kl"), fields.optional_number("js"),
-            fields.boolean("bit_equal"),
+            fields.boolean("bit_equal"), fields.numbers("values") if "values" in value else {},
         )  # fmt: skip
         fields.done()
+        if "values" in value and not divergence.values:
+            raise InputError("prompt divergence: 'values' is empty, where it is left out", object="values")
         return divergence
 
 

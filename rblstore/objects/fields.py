@@ -20,6 +20,8 @@ _TIME = re.compile(
     r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 )
 
+_MEASURE = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
 
 def check_time(text: str) -> str:
     """An RFC 3339 time, returned as it is.
@@ -51,6 +53,17 @@ def check_text(text: object, what: str, max_bytes: int = limits.TEXT_BYTES) -> s
     if size > max_bytes:
         raise InputError(f"{what} takes {size} bytes, more than the {max_bytes} allowed", object=what)
     return text
+
+
+def check_measure_name(name: str, what: str) -> str:
+    """A name of small letters, digits and underscores, at most 63, returned as it is.
+
+    Raises:
+        InputError: It is not one.
+    """
+    if not _MEASURE.fullmatch(name):
+        raise InputError(f"{what} {name[:64]!r} is not of small letters, digits and underscores", object=name[:64])
+    return name
 
 
 class Fields:
@@ -156,6 +169,14 @@ class Fields:
         if not isinstance(value, dict):
             raise self._refuse(name, "is not a JSON object")
         return {key: check_text(item, f"{self._what}: {name}.{key}") for key, item in value.items()}
+
+    def numbers(self, name: str) -> dict[str, float | None]:
+        """An object of numbers or null, its members named by small letters, digits and underscores."""
+        value = self.take(name)
+        if not isinstance(value, dict):
+            raise self._refuse(name, "is not a JSON object")
+        reading = Fields(value, f"{self._what}: {name}")
+        return {check_measure_name(key, f"{self._what}: {name}:"): reading.optional_number(key) for key in value}
 
     def done(self) -> None:
         """Refuses members that no method took."""

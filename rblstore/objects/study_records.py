@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rblstore.errors import InputError
 from rblstore.objects.canonical import Json
-from rblstore.objects.fields import Fields, check_text, require_sorted
+from rblstore.objects.fields import Fields, check_measure_name, check_text, require_sorted
 from rblstore.objects.ids import CommitId, ProbeId, RecordId, StudyId
 from rblstore.objects.record import Record
 
 Scalar = str | float | bool | None
 """What a parameter or a condition may be; integers are numbers like any other."""
-
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class PromptMeasures:
     def read(cls, value: Any) -> PromptMeasures:
         """Reads one element of a point."""
         fields = Fields(value, "prompt measures")
-        measures = cls(fields.text("id", 255), _numbers(fields, "values"))
+        measures = cls(fields.text("id", 255), fields.numbers("values"))
         fields.done()
         return measures
 
@@ -83,7 +80,7 @@ class StudyPoint:
             _scalars(fields, "condition"),
             None if seed is None else int(seed),
             equal,
-            _numbers(fields, "values"),
+            fields.numbers("values"),
             fields.optional_text("reason"),
             fields.items("prompts", PromptMeasures.read),
         )
@@ -149,16 +146,10 @@ class Study(Record):
             fields.text("author"),
             fields.time("time"),
         )
-        _check_name(study.study, "study record: its name")
+        check_measure_name(study.study, "study record: its name")
         require_sorted(sorted(study.commits), "study record: commits")
         require_sorted(sorted(study.probes), "study record: probes")
         return study
-
-
-def _check_name(name: str, what: str) -> str:
-    if not _NAME.fullmatch(name):
-        raise InputError(f"{what} {name[:64]!r} is not of small letters, digits and underscores", object=name[:64])
-    return name
 
 
 def _members(fields: Fields, name: str) -> dict[str, Any]:
@@ -166,14 +157,8 @@ def _members(fields: Fields, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"study: {name!r} is not a JSON object", object=name)
     for key in value:
-        _check_name(key, f"study: {name}:")
+        check_measure_name(key, f"study: {name}:")
     return dict(value)
-
-
-def _numbers(fields: Fields, name: str) -> dict[str, float | None]:
-    found = _members(fields, name)
-    reading = Fields(found, f"study: {name}")
-    return {key: reading.optional_number(key) for key in found}
 
 
 def _scalar(value: Any, what: str) -> Scalar:

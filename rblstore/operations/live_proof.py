@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rblstore.checkpoints.composition_ground import shown
-from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance, decide
+from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance
 from rblstore.errors import ConflictError, DivergedError
 from rblstore.objects.evidence_records import Probe, Verification
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import CommitId, CompositionId, ProbeId, VerificationId
 from rblstore.operations.baseline import baseline_of, references
-from rblstore.operations.evidence_time import evidence_time
 from rblstore.operations.live_measuring import fresh_model, live_environment
 from rblstore.operations.load import laid_out_behaviors
 from rblstore.operations.probe import find_probe
@@ -27,7 +26,8 @@ from rblstore.operations.revert import (
     record_revert,
 )
 from rblstore.operations.revert_proof import RevertProof
-from rblstore.operations.verify import VerificationDivergedError, divergence_text
+from rblstore.operations.verification_document import verification_document
+from rblstore.operations.verify import VerificationDivergedError, divergence_text, measured_evidence
 
 if TYPE_CHECKING:
     from rblstore.operations.live_model import LiveModel
@@ -95,7 +95,7 @@ class LiveVerification(Result):
     verification: Verification | None
 
     def as_json(self) -> dict[str, Any]:
-        measured = {} if self.verification is None else self.verification.body()
+        measured = {} if self.verification is None else verification_document(self.verification)
         return {
             **measured,
             "commit": None if self.commit is None else str(self.commit),
@@ -229,27 +229,17 @@ def _measured(
         store, composition, composition_id, probe, environment, lambda: fresh_model(live, composition, form), author
     )
     comparison = compare(references(store, baseline), measure(live.model, record), output=baseline.output)
-    subject = live.commit or composition_id
-    return Verification(
+    return measured_evidence(
+        store,
         live.commit,
         composition_id,
-        None,
-        (),
         probe[1],
         baseline_id,
         environment,
-        decide(comparison, tolerance),
+        comparison,
         tolerance,
-        comparison.bit_equal,
-        comparison.kl,
-        comparison.js,
-        None,
-        None,
-        None,
-        comparison.reason or "nothing was reverted",
-        comparison.prompts,
         author,
-        evidence_time(store, subject, Verification),
+        subject=live.commit or composition_id,
     )
 
 
@@ -268,6 +258,7 @@ def revert_live(
     mainline: int | None = None,
     message: str | None = None,
     author: str | None = None,
+    threshold: float | None = None,
 ) -> RevertResult:
     """Takes a behavior, or what a commit changed, out of a live model, proves it, and commits that.
 
@@ -284,6 +275,7 @@ def revert_live(
         mainline: For a merge, which parent to go back to, from 1.
         message: None for one that names what was reverted.
         author: Who; None for the live model's author.
+        threshold: KL (nats) above which a single prompt is flagged; None for the tolerance.
 
     Returns:
         As ``repo.revert``. The live model is the new commit.
@@ -307,6 +299,7 @@ def revert_live(
         require_verified,
         mainline,
         message,
+        threshold,
     )
     store = live.store
     plan = plan_revert(store, request)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rblstore.checkpoints.tokenizing import TOKENIZER_FILES, tokenizer_digest
 from rblstore.divergence.probe_file import FILE_BYTES, RawPrompt, parse_prompts
-from rblstore.divergence.probes import baseline_bytes, make_probe
+from rblstore.divergence.probes import baseline_bytes, check_batch, make_probe
 from rblstore.errors import InputError, NotFoundError, UsageError
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
@@ -53,6 +53,7 @@ class ProbeInfo(Result):
         positions: ``all`` or ``last``.
         measured_positions: How many positions a baseline records.
         baseline_bytes: What a baseline takes, or None where the vocabulary is not known.
+        batches: How many forward passes a measurement takes.
         default: Whether it is the one used where none is named.
     """
 
@@ -63,6 +64,7 @@ class ProbeInfo(Result):
     positions: Positions
     measured_positions: int
     baseline_bytes: int | None
+    batches: int
     default: bool
 
 
@@ -75,6 +77,7 @@ def _info(name: str, probe_id: RecordId, probe: Probe, size: int | None, default
         probe.positions,
         probe.measured_positions(),
         size,
+        len(probe.batches),
         default,
     )
 
@@ -86,6 +89,7 @@ def add_probe(
     *,
     revision: str = "HEAD",
     positions: Positions = "all",
+    batch: int = 1,
     default: bool = False,
     force: bool = False,
     author: str,
@@ -98,6 +102,8 @@ def add_probe(
         prompts: A JSON, JSONL or text file, or a sequence of strings and ``{"id", "text"}`` or ``{"id", "tokens"}``.
         revision: Whose identity's tokenizer encodes text.
         positions: ``all``, or ``last`` (the last token of each prompt) for huge vocabularies.
+        batch: How many prompts go through the model at once, from 1. Padding changes bits, so that this is part of the
+            probe.
         default: Whether to mark it as the one used where none is named.
         force: Whether to allow a baseline of more than 1 GiB.
         author: Who.
@@ -108,6 +114,7 @@ def add_probe(
         RefExistsError: There is a probe of that name.
     """
     ref = PROBES + check_name(name, "probe")
+    check_batch(batch)
     if store.ref(ref) is not None:
         raise RefExistsError(
             f"the probe {name!r} exists, and probes do not change", object=name, hint="Choose another name."
@@ -118,7 +125,7 @@ def add_probe(
     files = composed_state(store, store.record(commit.composition, Composition)).files
     needs_text = any(prompt.tokens is None for prompt in raw)
     encode = _encoder(store, files) if needs_text else None
-    probe = make_probe(raw, encode, tokenizer_digest(files), positions)
+    probe = make_probe(raw, encode, tokenizer_digest(files), positions, batch)
     size = _baseline_size(store, files, probe)
     if size is not None and size > BASELINE_BYTES and not force:
         raise BaselineTooLargeError(

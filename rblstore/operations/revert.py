@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rblstore.divergence.intervals import Interval
+from rblstore.divergence.locality import check_threshold
+from rblstore.divergence.uncertainty import intervals_of
 from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance
 from rblstore.errors import ConflictError, NothingChangedError, RblError, UsageError
 from rblstore.objects.content_records import Identity
@@ -17,6 +20,7 @@ from rblstore.operations.progress import Progress
 from rblstore.operations.result import Result, to_json
 from rblstore.operations.revert_proof import RevertProof
 from rblstore.operations.stored_models import check_members, members, view_identity
+from rblstore.operations.verification_document import DERIVED, verification_document
 from rblstore.operations.verify import VerificationDivergedError, divergence_text
 from rblstore.repository import HEADS, Store, utc_now
 from rblstore.revisions import resolve
@@ -59,6 +63,7 @@ class RevertRequest:
     require_verified: bool = False
     mainline: int | None = None
     message: str | None = None
+    threshold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class RevertResult(Result):
         verdict: ``exact``, ``within_tolerance`` or ``unverified``.
         verification_id: The evidence's id, or None.
         verification: The evidence, or None.
+        threshold: Above which a prompt is flagged (KL, nats); None for the verification's tolerance.
     """
 
     commit: CommitId
@@ -92,11 +98,19 @@ class RevertResult(Result):
     verdict: str
     verification_id: VerificationId | None
     verification: Verification | None
+    threshold: float | None = None
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """The mean over prompts of each measure with its 95 % interval, by name, RF among them; none unverified."""
+        return {} if self.verification is None else intervals_of(self.verification.prompts)
 
     def as_json(self) -> dict[str, Any]:
-        skipped = ("verification", "verification_id")
+        skipped = ("verification", "verification_id", "threshold")
         own = {key: to_json(value) for key, value in vars(self).items() if key not in skipped}
-        measured = dict.fromkeys(_EVIDENCE) if self.verification is None else self.verification.body()
+        measured: dict[str, Any] = dict.fromkeys(_EVIDENCE)
+        if self.verification is not None:
+            measured = verification_document(self.verification, self.threshold)
         return {**{key: measured[key] for key in _EVIDENCE}, **own, "verification": self.verification_id}
 
 
@@ -115,6 +129,7 @@ _EVIDENCE = (
     "reason",
     "rf",
     "tolerance",
+    *DERIVED,
 )
 
 
@@ -307,6 +322,8 @@ class RevertPlan:
 def plan_revert(store: Store, request: RevertRequest) -> RevertPlan:
     """What a revert would do; raises as :func:`revert` does before it measures."""
     check_tolerance(request.tolerance)
+    if request.threshold is not None:
+        check_threshold(request.threshold)
     ref = store.head_branch()
     head = resolve(store, "HEAD").commit
     head_composition = store.record(store.record(head, Commit).composition, Composition)
@@ -381,6 +398,7 @@ def record_revert(
         "unverified" if evidence is None else evidence.verdict,
         verification_id,
         evidence,
+        request.threshold,
     )
 
 
@@ -406,4 +424,5 @@ def _store_diverged(store: Store, request: RevertRequest, target: Composition, e
         verification_id,
         evidence,
         f"No ref moved. The evidence is stored: rbl show {verification_id.short}",
+        request.threshold,
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from rblstore.checkpoints.composition_ground import LogicalState
 from rblstore.divergence.verdict import decide, recovery
 from rblstore.objects import limits
 from rblstore.objects.content_records import StoredTensor
-from rblstore.objects.evidence_records import Baseline, Probe, Verification
+from rblstore.objects.evidence_records import Baseline, Probe, PromptDivergence, Verification
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import BaselineId, CommitId, CompositionId, ProbeId
 from rblstore.operations.baseline import baseline_of, check_fit, references
@@ -22,11 +22,12 @@ from rblstore.repository import Store, utc_now
 
 
 class Adapted(NamedTuple):
-    """KL and JS of the adapted model's outputs from the reference, and why one of them is None."""
+    """KL and JS of the adapted model's outputs from the reference, why one of them is None, and each prompt's."""
 
     kl: float | None
     js: float | None
     reason: str | None
+    prompts: tuple[PromptDivergence, ...] = ()
 
 
 class Begun(NamedTuple):
@@ -220,7 +221,7 @@ class RevertProof:
             adapted.kl,
             adapted.js,
             reason,
-            recovered.prompts,
+            _with_adapted(recovered.prompts, adapted.prompts),
             self._author,
             utc_now(),
         )
@@ -237,7 +238,7 @@ class RevertProof:
             found = compare(references(self._store, baseline), measure(model, self._probe), output=baseline.output)
         except (NanOutputError, ProbeMismatchError) as error:
             return Adapted(None, None, error.message)
-        return Adapted(found.kl, found.js, found.reason)
+        return Adapted(found.kl, found.js, found.reason, found.prompts)
 
     def _live_revert(self, model: Any, change: _Change) -> Any:
         """The target composition made out of the head's live model: by reference, never by subtraction."""
@@ -270,6 +271,21 @@ class RevertProof:
             stored = stored_values(fresh, tensors, read)
             plain = share_modules(live, recompose(fresh, [], keep=(), restore=stored))
             return aligned(recompose(plain, specs, keep=(), restore=stored))
+
+
+def _with_adapted(
+    recovered: tuple[PromptDivergence, ...], adapted: tuple[PromptDivergence, ...]
+) -> tuple[PromptDivergence, ...]:
+    """Each prompt's measures with those of the adapted model beside them, without which RF would have no interval."""
+    before = {prompt.id: prompt for prompt in adapted}
+    found = []
+    for prompt in recovered:
+        values = dict(prompt.values)
+        if (old := before.get(prompt.id)) is not None:
+            divergences = {} if old.kl is None and old.js is None else {"kl": old.kl, "js": old.js}
+            values |= {f"{name}_adapted": value for name, value in {**divergences, **old.values}.items()}
+        found.append(replace(prompt, values=values))
+    return tuple(found)
 
 
 def _kept(head: Composition, target: Composition) -> frozenset[str]:

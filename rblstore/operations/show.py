@@ -85,6 +85,7 @@ class ShowResult(Result):
         behaviors: For commits, compositions and behaviors.
         verifications: Evidence about it.
         states: For commits, the training states that were stored with them.
+        derived: For verifications, what follows: ``decided_by``, ``intervals`` and ``local``; else None.
     """
 
     kind: str
@@ -95,6 +96,7 @@ class ShowResult(Result):
     behaviors: tuple[BehaviorDetail, ...] = ()
     verifications: tuple[VerificationSummary, ...] = ()
     states: tuple[StateInfo, ...] = ()
+    derived: dict[str, Any] | None = None
 
 
 def _claims(store: Store, subject: RecordId) -> tuple[Claim, ...]:
@@ -184,4 +186,16 @@ def show(store: Store, revision: str = "HEAD") -> ShowResult:
         behaviors,
         tuple(summary(store, one) for one in evidence),
         tuple(state_info(store, one) for one in states),
+        _derived(record),
     )
+
+
+def _derived(record: Any) -> dict[str, Any] | None:
+    from rblstore.objects.evidence_records import Verification
+
+    if not isinstance(record, Verification):
+        return None
+    from rblstore.operations.verification_document import DERIVED, verification_document
+
+    document = verification_document(record)
+    return {name: document[name] for name in DERIVED}

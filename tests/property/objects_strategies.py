@@ -196,7 +196,8 @@ baselines = st.builds(
 )
 
 maybe_number = st.none() | numbers
-prompt_divergences = st.builds(PromptDivergence, texts, maybe_number, maybe_number, st.booleans())
+measures = st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True), maybe_number, max_size=3)
+prompt_divergences = st.builds(PromptDivergence, texts, maybe_number, maybe_number, st.booleans(), measures)
 
 
 @st.composite

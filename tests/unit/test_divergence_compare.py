@@ -106,7 +106,11 @@ def test_zeros_of_either_sign_and_other_dtypes_are_not_bit_equal() -> None:
     [
         (outputs(1, width=20), outputs(2, width=24), "has 20 entries, the measured model's 24"),
         (outputs(1), outputs(2, rows=(3, 4)), "prompt 'p01': the reference has 5 positions, the measured model 4"),
-        (outputs(1, output="embedding"), outputs(2, output="embedding"), "an embedding, not a distribution"),
+        (
+            outputs(1, output="embedding", width=20),
+            outputs(2, output="embedding", width=24),
+            "embeddings have 20 entries, the measured model's 24",
+        ),
     ],
 )
 def test_what_cannot_be_compared_says_why_and_is_not_read(
@@ -120,8 +124,26 @@ def test_what_cannot_be_compared_says_why_and_is_not_read(
     assert decide(found) == "diverged"
 
 
+def test_embeddings_have_a_distance_and_a_cosine_that_decide_nothing() -> None:
+    reference, measured = outputs(1, output="embedding"), outputs(2, output="embedding")
+    found = both_ways(reference, measured, "embedding")
+    assert (found.kl, found.js, found.bit_equal, found.comparable) == (None, None, False, False)
+    assert "an embedding, not a distribution" in str(found.reason)
+    for prompt, ours, theirs in zip(found.prompts, reference, measured, strict=True):
+        a, b = ours.values.double(), theirs.values.double()
+        distance = ((a - b).norm(dim=1) / a.norm(dim=1)).mean().item()
+        assert prompt.values == {
+            "relative_l2": pytest.approx(distance, rel=1e-12),
+            "cosine": pytest.approx(torch.cosine_similarity(a, b, dim=1).mean().item(), rel=1e-12),
+        }
+    assert decide(found) == "diverged"
+    # Not even a distance of 0: equal numbers of another type.
+    assert decide(both_ways(reference, changed(reference, 0, reference[0].values.double()), "embedding")) == "diverged"
+
+
 def test_equal_embeddings_are_exact_without_divergences() -> None:
     found = both_ways(outputs(1, output="embedding"), outputs(1, output="embedding"), "embedding")
+    assert all(prompt.values == {"relative_l2": 0.0, "cosine": 1.0} for prompt in found.prompts)
     assert (found.kl, found.js, found.bit_equal, found.comparable) == (None, None, True, False)
     assert "embedding" in str(found.reason)
     assert decide(found) == "exact"

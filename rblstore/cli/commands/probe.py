@@ -27,6 +27,14 @@ def command() -> None:
     show_default=True,
     help="Measure every token, or the last one of each prompt.",
 )
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Run N prompts at once, padded; part of the probe, since padding changes bits.",
+)
 @click.option("--default", "is_default", is_flag=True, help="Measure under this one where none is named.")
 @click.option("--force", is_flag=True, help="Accept baselines of more than 1 GiB.")
 @click.option("--rev", default="HEAD", show_default=True, metavar="REV", help="Whose tokenizer makes the tokens.")
@@ -38,6 +46,7 @@ def add(
     name: str,
     prompts: Path,
     positions: str,
+    batch: int,
     is_default: bool,
     force: bool,
     rev: str,
@@ -52,6 +61,7 @@ def add(
             name,
             prompts,
             positions="last" if positions == "last" else "all",
+            batch=batch,
             default=is_default,
             force=force,
             revision=rev,

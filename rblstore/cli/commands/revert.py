@@ -22,6 +22,7 @@ from rblstore.cli.verb import Verb
 @click.option("--behavior", metavar="NAME", help="Take this behavior out, whichever commit added it.")
 @options.probe
 @options.tolerance
+@options.threshold
 @click.option("--no-verify", is_flag=True, help="Measure nothing; the revert is recorded as unverified.")
 @click.option("--require-verified", is_flag=True, help="Refuse where there is no probe to verify under.")
 @click.option("--mainline", type=click.IntRange(min=1), metavar="N", help="For a merge: the parent to go back to.")
@@ -35,6 +36,7 @@ def command(
     behavior: str | None,
     probe: str | None,
     tolerance: float,
+    threshold: float | None,
     no_verify: bool,
     require_verified: bool,
     mainline: int | None,
@@ -56,6 +58,7 @@ def command(
             behavior=behavior,
             probe=probe,
             tolerance=tolerance,
+            threshold=threshold,
             verify=not no_verify,
             require_verified=require_verified,
             mainline=mainline,

@@ -14,6 +14,7 @@ from rblstore.cli.verb import Verb
 @click.argument("revision", default="HEAD", metavar="[REV]")
 @options.probe
 @options.tolerance
+@options.threshold
 @click.option("--against", metavar="REV", help="Compare with the baseline of this commit instead of its own.")
 @options.author
 @click.pass_obj
@@ -23,6 +24,7 @@ def command(
     revision: str,
     probe: str | None,
     tolerance: float,
+    threshold: float | None,
     against: str | None,
     author: str | None,
 ) -> Outcome:
@@ -35,6 +37,7 @@ def command(
             revision,
             probe=probe,
             tolerance=tolerance,
+            threshold=threshold,
             against=against,
             author=author_from(author, repository),
             progress=progress,

@@ -18,6 +18,8 @@ def added_lines(probe: Any) -> Iterator[str]:
     yield f"probe {probe['name']} is {short(probe['probe'])}{default}"
     yield f"  prompts    {probe['prompts']}, {plural(probe['tokens'], 'token')}"
     yield f"  measured   {plural(probe['measured_positions'], 'position')}"
+    if probe["batches"] < probe["prompts"]:
+        yield f"  batches    {probe['batches']}, padded"
     if probe["baseline_bytes"] is not None:
         yield f"  a baseline takes {size(probe['baseline_bytes'])}"
 

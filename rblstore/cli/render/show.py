@@ -26,7 +26,7 @@ def show_lines(result: Any) -> Iterator[str]:
         yield from _dated(record, "parents" if kind == "commit" else "target")
     elif kind == "verification":
         yield from _pointers(record, ("commit", "composition", "adapted", "author", "time"))
-        yield from verification_lines(record)
+        yield from verification_lines({**record, **(result["derived"] or {})})
     elif kind == "training-state":
         yield from _pointers(record, ("commit", "step", "author", "time"))
         yield from environment_lines("environment  ", record["environment"])
