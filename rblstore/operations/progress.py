@@ -12,13 +12,15 @@ class ProgressEvent:
 
     Attributes:
         stage: What is being done, a word or two ("reading model.safetensors").
-        done: Units finished, bytes unless the stage says otherwise.
+        done: Units finished.
         total: Units in all.
+        unit: What is counted.
     """
 
     stage: str
     done: int
     total: int
+    unit: str = "bytes"
 
 
 Progress = Callable[[ProgressEvent], None]

@@ -39,6 +39,7 @@ BESIDE = {
     "entry": "api",
     "maintenance": "api",
     "models": "api",
+    "studies": "api",
     "revisions": "repository",
     "transaction": "repository",
     "__init__": "api",

@@ -1,0 +1,160 @@
+"""Writing back whatever differs from a live model's composition: somebody wrote into it, and the store has it all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rblstore.checkpoints.composition_ground import shown
+from rblstore.objects.history_records import Composition
+from rblstore.operations.live_writing import LiveBrokenError
+from rblstore.operations.load import laid_out_behaviors
+
+if TYPE_CHECKING:
+    import torch
+
+    from rblstore.operations.live_switch import LiveState
+    from rblstore.operations.value_cache import ValueKey
+
+
+def repair_state(state: LiveState) -> tuple[str, ...]:
+    """Gives every tensor of a live model that differs from its composition the stored value, by reference.
+
+    Tensors stay the objects that they are. Adapters whose tensors peft keeps in another form than it saves them in are
+    taken off and attached anew from the store.
+
+    Args:
+        state: The live model, held by the caller.
+
+    Returns:
+        Names of what was written: stored names, and for an adapter's ``SLOT: NAME``; sorted, none where nothing
+        differed.
+
+    Raises:
+        CorruptError: Stored bytes that are needed are damaged.
+        LiveBrokenError: Something differs still.
+    """
+    wanted = state.values.of(state.composition, state.form)
+    written = _own_differing(state, wanted)
+    if written:
+        state.values.write({}, {name: wanted[name] for name in written})
+    mounting = state.mounting
+    if mounting is not None:
+        mounting.write({name: mounting.own[name] for name in mounting.overwritten()})
+        differing = _adapters_differing(state, put_back=True)
+        if differing:
+            if _adapters_differing(state):
+                _attach_anew(state)
+            written += differing
+    left = [*_own_differing(state, {name: wanted[name] for name in written if name in wanted})]
+    left += [] if mounting is None else _adapters_differing(state)
+    if left:
+        raise LiveBrokenError(
+            f"{len(left)} tensors differ from the stored ones although these were written: {shown(sorted(left))}",
+            object=left[0],
+            hint="Something holds on to the tensors and writes into them. Load the model anew: repo.load.",
+        )
+    return tuple(sorted(written))
+
+
+def _own_differing(state: LiveState, wanted: Mapping[str, ValueKey]) -> list[str]:
+    """The model's own tensors that differ, by stored name; what attaching an adapter wrote is compared with that."""
+    from rblstore.live.binding import bind
+
+    differing = state.values.differing(wanted)
+    mounting = state.mounting
+    if mounting is None or not mounting.own:
+        return differing
+    direct, changed = bind(state.model, wanted, absent=frozenset(wanted)).direct, mounting.overwritten()
+    found = [name for name in differing if direct.get(name) not in mounting.own]
+    return found + [name for name in wanted if direct.get(name) in changed]
+
+
+def _adapters_differing(state: LiveState, *, put_back: bool = False) -> list[str]:
+    """Adapters' tensors that differ from the stored ones; they are written where they can be, before this returns."""
+    from rblstore.checkpoints.ledger import ledger_of
+    from rblstore.live.adapters_alike import differing_tensors
+
+    ledger = ledger_of(state.model)
+    if ledger is None:
+        return []
+    found = []
+    with laid_out_behaviors(state.store, state.composition) as (_, slots):
+        folders = {name: directory for name, directory, _ in slots}
+        for entry in ledger.attached:
+            names = differing_tensors(state.model, entry.live, folders[entry.slot])
+            if names and put_back:
+                _put_back(state.model, entry.live, folders[entry.slot], names)
+            found += [f"{entry.slot}: {name}" for name in names]
+    return found
+
+
+def _put_back(model: Any, live: str, directory: Path, names: list[str]) -> None:
+    import torch
+    from safetensors import safe_open
+
+    places = adapter_tensors(model, live)
+    with safe_open(directory / "adapter_model.safetensors", framework="pt") as file, torch.no_grad():
+        stored = frozenset(file.keys())
+        for name in names:
+            tensor = places.get(name)
+            if name in stored and tensor is not None:
+                value = file.get_tensor(name)
+                if value.shape == tensor.shape:
+                    tensor.copy_(value)
+
+
+def adapter_tensors(model: Any, live: str) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter on a model that are what peft would save, by the names that it would save them under.
+
+    Args:
+        model: A ``PeftModel``.
+        live: The adapter's name in it.
+
+    Returns:
+        The live tensors themselves: what is written to them is what the model computes with.
+
+    Raises:
+        UnattachableError: Peft cannot say which tensors the adapter has.
+    """
+    from peft import get_peft_model_state_dict
+
+    from rblstore.checkpoints.attaching import LIBRARY_ERRORS, UnattachableError
+    from rblstore.checkpoints.quiet import quiet
+
+    try:
+        with quiet():
+            present = get_peft_model_state_dict(model, adapter_name=live, save_embedding_layers=False)
+    except LIBRARY_ERRORS as error:
+        raise UnattachableError(f"the adapter {live!r} cannot be read from the model: {error}", object=live) from error
+    # What peft computes to save it (prompt encoders) is no tensor of the model: writing to it changes nothing.
+    own = {_memory(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in present.items():
+        place = own.get(_memory(tensor))
+        if place is not None:
+            found[name] = place.detach()
+    return found
+
+
+def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def _attach_anew(state: LiveState) -> None:
+    """Takes the adapters off and reads them from the store again."""
+    composition, form = state.composition, state.form
+    adapters = {slot.name for slot in state.adapters(composition, form)}
+    beneath = Composition(composition.identity, tuple(slot for slot in composition.slots if slot.name not in adapters))
+    state.become(beneath, form, discard=True)
+    state.become(composition, form, discard=True)
+
+
+def mounted(state: LiveState) -> Iterator[tuple[str, str]]:
+    """(slot, name in peft's model) of each adapter on a live model, in order."""
+    from rblstore.checkpoints.ledger import ledger_of
+
+    ledger = ledger_of(state.model)
+    for entry in () if ledger is None else ledger.attached:
+        yield entry.slot, entry.live

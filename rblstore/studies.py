@@ -1,0 +1,148 @@
+"""What the public repository measures of models in many states: the studies of arXiv 2603.02934, and others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rblstore.repository import Store
+
+if TYPE_CHECKING:
+    from rblstore.operations.progress import Progress
+    from rblstore.operations.study_list import StudyInfo
+    from rblstore.operations.study_run import StudyResult
+
+
+class Studies:
+    """What :class:`rblstore.Repository` measures of models in many states.
+
+    Every study reads compositions from the repository, keeps one model in memory, and is recorded as a whole or not at
+    all; one that was interrupted goes on where it was. See ``docs/studies.md``.
+    """
+
+    _store: Store
+
+    if TYPE_CHECKING:
+
+        def author(self, author: str | None = None) -> str: ...
+
+    def studies(self, revision: str | None = None) -> list[StudyInfo]:
+        """The studies of a commit, or all of them, in the order in which they were recorded.
+
+        Args:
+            revision: The commit; None for all.
+        """
+        from rblstore.operations.study_list import studies
+        from rblstore.revisions import resolve
+
+        return studies(self._store, None if revision is None else resolve(self._store, revision).commit)
+
+    def study(self, study_id: str) -> StudyResult:
+        """A recorded study.
+
+        Args:
+            study_id: Its id, or a unique prefix of it.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        from rblstore.operations.study_list import study
+
+        return study(self._store, study_id)
+
+    def study_interference(
+        self,
+        revision: str = "HEAD",
+        behaviors: Sequence[str] | None = None,
+        probe: str | None = None,
+        *,
+        subspaces: bool = True,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Measures how much of each behavior's effect is left beside each other one, and where both change weights.
+
+        Args:
+            revision: Which commit.
+            behaviors: Which of its behaviors, at least two; None for all.
+            probe: The probe's name; None for the default one.
+            subspaces: Whether to compare the directions in which they change each tensor, too.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            TooFewBehaviorsError: There are fewer than two.
+            ConflictError: The composition cannot be loaded, or the probe was not made for it.
+        """
+        from rblstore.operations.study_interference import study_interference
+
+        who = self.author(author)
+        return study_interference(
+            self._store, revision, behaviors, probe, subspaces=subspaces, author=who, progress=progress
+        )
+
+    def study_attribution(
+        self,
+        revision: str = "HEAD",
+        probe: str | None = None,
+        *,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Measures which behavior moved which prompt, by leaving each out of the composition in turn.
+
+        Args:
+            revision: Which commit; it needs at least two behaviors.
+            probe: The probe's name; None for the default one.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            TooFewBehaviorsError: There are fewer than two.
+            ConflictError: The composition cannot be loaded, or the probe was not made for it.
+        """
+        from rblstore.operations.study_attribution import study_attribution
+
+        return study_attribution(self._store, revision, probe, author=self.author(author), progress=progress)
+
+    def study_shift(
+        self,
+        revision: str = "HEAD",
+        behavior: str | None = None,
+        *,
+        held_out: str,
+        probe: str | None = None,
+        allow_shared: bool = False,
+        tolerance: float = 1e-6,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Takes a behavior out of the live model and proves it, under a probe and under prompts held out from it.
+
+        Args:
+            revision: Which commit.
+            behavior: Which of its behaviors is taken out; None for all of them.
+            held_out: The name of the other probe.
+            probe: The probe's name; None for the default one.
+            allow_shared: Whether the two probes may have prompts in common.
+            tolerance: ILS (nats) above which a prompt is flagged.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            HeldOutProbeError: The probes are one, or share prompts.
+            ConflictError: What is left cannot be composed, or a probe was not made for it.
+        """
+        from rblstore.operations.study_shift import study_shift
+
+        return study_shift(
+            self._store,
+            revision,
+            behavior,
+            held_out=held_out,
+            probe=probe,
+            allow_shared=allow_shared,
+            tolerance=tolerance,
+            author=self.author(author),
+            progress=progress,
+        )
