@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from rblstore.objects.study_records import PromptMeasures, Study, StudyPoint
@@ -176,3 +176,11 @@ def _column(prompts: Sequence[PromptMeasures], name: str) -> list[float]:
 def _mean(point: StudyPoint | None, name: str) -> float | None:
     found = _column_of(point, name)
     return math.fsum(found) / len(found) if found else None
+
+
+FIGURES: Final[Mapping[str, Callable[[Study], dict[str, Any]]]] = {
+    "attribution": attribution_figures,
+    "interference": interference_figures,
+    "shift": shift_figures,
+}
+"""By the study's name."""
