@@ -9,6 +9,7 @@ from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.operations.progress import Progress
+    from rblstore.operations.report_facts import ReportResult
     from rblstore.operations.study_list import StudyInfo
     from rblstore.operations.study_run import StudyResult
 
@@ -146,3 +147,21 @@ class Studies:
             author=self.author(author),
             progress=progress,
         )
+
+    def report(self, revision: str = "HEAD", *, progress: Progress | None = None) -> ReportResult:
+        """Gathers everything that is known of a commit: parts, lineage, evidence, studies. No model is run.
+
+        :func:`rblstore.report.writing.write_report` makes a page of it.
+
+        Args:
+            revision: Which commit.
+            progress: Is told bytes read.
+
+        Raises:
+            NotFoundError: No such revision, or a branch without commits.
+            CorruptError: Evidence, or something that is measured, is missing or damaged.
+        """
+        from rblstore import __version__
+        from rblstore.operations.report import report
+
+        return report(self._store, revision, version=__version__, progress=progress)
