@@ -51,6 +51,126 @@ class Studies:
 
         return study(self._store, study_id)
 
+    def study_mechanisms(
+        self,
+        revision: str = "HEAD",
+        behaviors: Sequence[str] | None = None,
+        probe: str | None = None,
+        *,
+        training: str | None = None,
+        alpha: float = 0.01,
+        steps: int = 10,
+        learning_rate: float = 5e-5,
+        layers: int = 4,
+        mechanisms: Sequence[str] | None = None,
+        resets: Sequence[str] | None = None,
+        seeds: int = 3,
+        threshold: float = 1e-6,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Adapts a commit's identity in several ways, gets it back with and without the store, and measures both.
+
+        Args:
+            revision: Which commit.
+            behaviors: Of its behaviors, which take part; None for all that stand on the identity alone. Without an
+                adapter a LoRA is made on the spot, in memory alone.
+            probe: The probe's name; None for the default one.
+            training: The probe whose prompts are trained and distilled on; None for the one that is measured.
+            alpha: Standard deviation of the noise of unstructured mutation.
+            steps: AdamW steps of structured fine-tuning, and of distillation.
+            learning_rate: Of these.
+            layers: How many of the last layers they change.
+            mechanisms: Of ``unstructured``, ``structured``, ``reversible`` and ``overlay``; None for all that apply.
+            resets: Of ``pull_back``, ``eight_bit``, ``estimated_delta``, ``distillation`` and ``store``; None for all.
+            seeds: How many, from 0 on.
+            threshold: ILS (nats) above which a prompt is flagged.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            UsageError: A parameter is out of range.
+            ConflictError: A named behavior does not stand on the identity alone, or a probe was not made for it.
+            UntrainableModelError: The model cannot be trained this way.
+        """
+        from rblstore.operations.study_mechanisms import study_mechanisms
+
+        return study_mechanisms(
+            self._store,
+            revision,
+            behaviors,
+            probe,
+            training=training,
+            alpha=alpha,
+            steps=steps,
+            learning_rate=learning_rate,
+            layers=layers,
+            mechanisms=mechanisms,
+            resets=resets,
+            seeds=seeds,
+            threshold=threshold,
+            author=self.author(author),
+            progress=progress,
+        )
+
+    def study_scale(
+        self,
+        revisions: Sequence[str],
+        probes: Sequence[str] | None = None,
+        *,
+        training: Sequence[str] | None = None,
+        alpha: float = 0.01,
+        steps: int = 10,
+        learning_rate: float = 5e-5,
+        layers: int = 4,
+        mechanisms: Sequence[str] | None = None,
+        resets: Sequence[str] | None = None,
+        seeds: int = 3,
+        threshold: float = 1e-6,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Measures for several identities what can be recovered, in percent; the adapter is made on the spot.
+
+        Args:
+            revisions: One commit an identity; their behaviors are left out.
+            probes: One for all of them, or one each in their order; None for the default one.
+            training: Likewise, whose prompts are trained on; None for those that are measured.
+            alpha: As for :meth:`study_mechanisms`, and so are the others.
+            steps: Likewise.
+            learning_rate: Likewise.
+            layers: Likewise.
+            mechanisms: Of ``unstructured``, ``structured`` and ``reversible``; None for all three.
+            resets: Likewise.
+            seeds: Likewise.
+            threshold: Likewise.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            UsageError: No revision, two of one commit, another number of probes, or a parameter out of range.
+            ConflictError: A probe was not made for an identity.
+            UntrainableModelError: A model cannot be trained this way.
+        """
+        from rblstore.operations.study_scale import study_scale
+
+        return study_scale(
+            self._store,
+            revisions,
+            probes,
+            training=training,
+            alpha=alpha,
+            steps=steps,
+            learning_rate=learning_rate,
+            layers=layers,
+            mechanisms=mechanisms,
+            resets=resets,
+            seeds=seeds,
+            threshold=threshold,
+            author=self.author(author),
+            progress=progress,
+        )
+
     def study_interference(
         self,
         revision: str = "HEAD",

@@ -26,7 +26,7 @@ class Recipe:
     steps: int = 10
     learning_rate: float = 5e-5
     layers: int = 4
-    rows: int = 4
+    rows: int = 2
     weight_decay: float = 0.01
 
     def check(self) -> None:

@@ -1,0 +1,177 @@
+"""``study scale``: what can be recovered of identities of several sizes, in percent of what was lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rblstore.errors import UsageError
+from rblstore.objects.history_records import Commit, Composition
+from rblstore.objects.ids import CommitId, ProbeId
+from rblstore.objects.study_records import StudyPoint
+from rblstore.operations.mechanism_rows import MechanismRows
+from rblstore.operations.probe import require_probe
+from rblstore.operations.progress import Progress
+from rblstore.operations.study_mechanisms import THRESHOLD, parameters_of, settings_of, training_of
+from rblstore.operations.study_points import SEEDS
+from rblstore.repository import Store
+from rblstore.revisions import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rblstore.objects.study_records import Scalar
+    from rblstore.operations.study_run import StudyResult, StudyRun
+
+MECHANISMS = ("unstructured", "structured", "reversible")
+"""Those of the paper's Table 5, and structured fine-tuning."""
+
+# What differs between models in one process; each point's condition says the element type.
+_OF_THE_MODEL = ("attention", "batch_plan", "dtype")
+
+
+def study_scale(
+    store: Store,
+    revisions: Sequence[str],
+    probes: Sequence[str] | None = None,
+    *,
+    training: Sequence[str] | None = None,
+    alpha: float = 0.01,
+    steps: int = 10,
+    learning_rate: float = 5e-5,
+    layers: int = 4,
+    mechanisms: Sequence[str] | None = None,
+    resets: Sequence[str] | None = None,
+    seeds: int = SEEDS,
+    threshold: float = THRESHOLD,
+    author: str,
+    progress: Progress | None = None,
+) -> StudyResult:
+    """Does for each of several identities what ``study mechanisms`` does for one; the adapter is made on the spot.
+
+    Args:
+        store: The repository.
+        revisions: One commit an identity; their behaviors are left out.
+        probes: One for all of them, or one each in their order; None for the default probe.
+        training: Likewise, whose prompts are trained on; None for those that are measured.
+        alpha: As for :func:`rblstore.operations.study_mechanisms.study_mechanisms`, and so are the others.
+        steps: Likewise.
+        learning_rate: Likewise.
+        layers: Likewise.
+        mechanisms: Of ``unstructured``, ``structured`` and ``reversible``; None for all three.
+        resets: Likewise.
+        seeds: Likewise.
+        threshold: Likewise.
+        author: Who.
+        progress: Is told points.
+
+    Raises:
+        UsageError: No revision, two of one commit, another number of probes, or a parameter out of range.
+        ConflictError: A probe does not fit.
+        UntrainableModelError: A model cannot be trained.
+        NanOutputError: An adapted model gives no distributions; names the prompt.
+    """
+    from rblstore.operations.mechanism_rows import chosen
+    from rblstore.operations.study_model import StudyModel
+    from rblstore.operations.study_run import StudyRun
+
+    settings = settings_of(
+        alpha=alpha,
+        steps=steps,
+        learning_rate=learning_rate,
+        layers=layers,
+        mechanisms=chosen("mechanism of this study", mechanisms, MECHANISMS),
+        resets=resets,
+        seeds=seeds,
+        threshold=threshold,
+    )
+    names = [revisions] if isinstance(revisions, str) else list(revisions)
+    commits = _commits(store, names)
+    measured = _one_each("probe", store, names, probes)
+    trained = measured if training is None else _one_each("training probe", store, names, training)
+    run: StudyRun | None = None
+    for name, commit, probe, data in zip(names, commits, measured, trained, strict=True):
+        base = Composition(store.record(store.record(commit, Commit).composition, Composition).identity, ())
+        with StudyModel(store, commit, probe, author=author, progress=progress) as model:
+            model.become(base)
+            if run is None:
+                run = StudyRun(
+                    store,
+                    "scale",
+                    commits,
+                    tuple(dict.fromkeys(one for _, one in (*measured, *trained))),
+                    {
+                        **parameters_of(settings),
+                        "identities": list(names),
+                        "training": [one for one, _ in trained],
+                    },
+                    {key: value for key, value in model.environment.items() if key not in _OF_THE_MODEL},
+                    author=author,
+                    progress=progress,
+                    total=len(names) * MechanismRows.count(settings, {}),
+                )
+            rows = MechanismRows(
+                model,
+                _Timed(run),
+                settings,
+                base,
+                training_of(model, base, data, author),
+                condition={"identity": name, "dtype": model.environment["dtype"]},
+                values={"parameters": parameter_count(model.live.plain)},
+            )
+            rows.measure({})
+    assert run is not None, "there is at least one revision"
+    return run.finish()
+
+
+def parameter_count(plain: object) -> float:
+    """How many parameters a model has; shared ones count once."""
+    parameters: Callable[[], Sequence[object]] = plain.parameters  # type: ignore[attr-defined]
+    return float(sum(parameter.numel() for parameter in parameters()))  # type: ignore[attr-defined]
+
+
+class _Timed:
+    """A run whose points say how long they took, and what was recovered in percent."""
+
+    def __init__(self, run: StudyRun) -> None:
+        self._run = run
+
+    def point(self, condition: dict[str, Scalar], seed: int | None, make: Callable[[], StudyPoint]) -> StudyPoint:
+        """As the run's, with ``seconds`` and ``recoverability`` among its values."""
+
+        def timed() -> StudyPoint:
+            began = time.monotonic()
+            point = make()
+            fidelity = point.values.get("rf")
+            percent = None if fidelity is None else 100.0 * fidelity
+            more = {"recoverability": percent, "seconds": time.monotonic() - began}
+            return replace(point, values={**point.values, **more})
+
+        return self._run.point(condition, seed, timed)
+
+
+def _commits(store: Store, names: Sequence[str]) -> tuple[CommitId, ...]:
+    if not names:
+        raise UsageError("no identity is named", hint="Name one commit for each identity.")
+    found = tuple(resolve(store, name).commit for name in names)
+    for place, commit in enumerate(found):
+        if commit in found[:place]:
+            raise UsageError(
+                f"{names[found.index(commit)]} and {names[place]} are one commit",
+                object=commit,
+                hint="Name each identity once.",
+            )
+    return found
+
+
+def _one_each(what: str, store: Store, names: Sequence[str], given: Sequence[str] | None) -> list[tuple[str, ProbeId]]:
+    chosen = [None] if given is None else [given] if isinstance(given, str) else list(given)
+    if len(chosen) not in (1, len(names)):
+        raise UsageError(
+            f"{len(chosen)} {what}s for {len(names)} identities",
+            hint=f"Name one {what} for all of them, or one for each in their order.",
+        )
+    probes = [require_probe(store, name) for name in chosen]
+    return probes * len(names) if len(probes) == 1 else probes
