@@ -15,7 +15,6 @@ from rblstore.objects.ids import CommitId
 from rblstore.objects.paths import given_path
 from rblstore.repository import Store
 from rblstore.studies import Studies
-from rblstore.studies import Studies
 
 if TYPE_CHECKING:
     from rblstore.checkpoints.checkout_layout import CheckoutForm
