@@ -171,6 +171,136 @@ class Studies:
             progress=progress,
         )
 
+    def study_elimination(
+        self,
+        revision: str = "HEAD",
+        behavior: str | None = None,
+        epsilons: Sequence[float] | None = None,
+        probe: str | None = None,
+        *,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Puts growing fractions of a behavior to nothing, the smallest elements first.
+
+        Args:
+            revision: Which commit.
+            behavior: Which of its behaviors; None for the only one.
+            epsilons: Fractions from 0 to 1; None for 0, .001, .01, .05, .2, .4, .6, .8 and 1.
+            probe: The probe's name; None for the default one.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            UsageError: No behavior, several and none named, or an epsilon out of range.
+            ConflictError: The behavior is of a kind that is not nothing where it is zero, or others stand on it.
+            InputError: Outputs hold NaN; nothing is recorded.
+        """
+        from rblstore.operations.study_elimination import EPSILONS, study_elimination
+
+        chosen = EPSILONS if epsilons is None else tuple(epsilons)
+        who = self.author(author)
+        return study_elimination(self._store, revision, behavior, chosen, probe, author=who, progress=progress)
+
+    def study_mutation(
+        self,
+        revision: str = "HEAD",
+        alphas: Sequence[float] | None = None,
+        probe: str | None = None,
+        *,
+        seeds: int = 3,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Adds noise to every weight of a commit's identity; restores it without a snapshot, and from the store.
+
+        Args:
+            revision: Which commit; its behaviors are left out.
+            alphas: Standard deviations above 0; None for .001, .01 and .05.
+            probe: The probe's name; None for the default one.
+            seeds: How many, from 0 on.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            UsageError: An alpha or the number of seeds is out of range.
+            InputError: Outputs hold NaN; nothing is recorded.
+        """
+        from rblstore.operations.study_mutation import ALPHAS, study_mutation
+
+        chosen = ALPHAS if alphas is None else tuple(alphas)
+        who = self.author(author)
+        return study_mutation(self._store, revision, chosen, probe, seeds=seeds, author=who, progress=progress)
+
+    def study_svar(
+        self,
+        revision: str = "HEAD",
+        behavior: str | None = None,
+        perturbations: Sequence[str] | None = None,
+        probe: str | None = None,
+        *,
+        form: str = "adapters",
+        seeds: int = 3,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Perturbs a behavior a little, and measures how far the outputs move: its stability.
+
+        Args:
+            revision: Which commit.
+            behavior: Which of its behaviors; None for the only one.
+            perturbations: ``KIND:AMOUNT`` or ``KIND:AMOUNT@REGION`` each; None for the paper's ``drop:0.25``,
+                ``scale:0.9``, ``normal:0.01`` and ``uniform:0.05@middle``.
+            probe: The probe's name; None for the default one.
+            form: ``adapters`` to perturb the behavior held apart, ``merged`` the weights that it is written into.
+            seeds: How often what is random is repeated.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            UsageError: No behavior, several and none named, or a perturbation out of range.
+            InputError: Outputs hold NaN; nothing is recorded.
+        """
+        from rblstore.operations.study_svar import study_svar
+
+        return study_svar(
+            self._store,
+            revision,
+            behavior,
+            None if perturbations is None else tuple(perturbations),
+            probe,
+            form=form,
+            seeds=seeds,
+            author=self.author(author),
+            progress=progress,
+        )
+
+    def study_entropy(
+        self,
+        revision: str = "HEAD",
+        runs: int = 5,
+        probe: str | None = None,
+        *,
+        author: str | None = None,
+        progress: Progress | None = None,
+    ) -> StudyResult:
+        """Reads a commit's identity anew several times: whether its outputs are the same bits, and their entropy.
+
+        Args:
+            revision: Which commit; its behaviors are left out.
+            runs: How many.
+            probe: The probe's name; None for the default one.
+            author: Who.
+            progress: Is told points.
+
+        Raises:
+            UsageError: The number of runs is out of range.
+            ConflictError: The model gives no distributions.
+        """
+        from rblstore.operations.study_entropy import study_entropy
+
+        return study_entropy(self._store, revision, runs, probe, author=self.author(author), progress=progress)
+
     def study_interference(
         self,
         revision: str = "HEAD",

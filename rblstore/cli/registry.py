@@ -43,6 +43,7 @@ SECTIONS: Final = (
             "probe": "Keep the prompts that outputs are measured on.",
             "baseline": "Record a composition's outputs under a probe.",
             "verify": "Compare a composition's outputs with a baseline.",
+            "report": "Write everything known of a commit as one page.",
             "study": "Measure a model in many states: elimination, mutation, stability, and more.",
         },
     ),

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from rblstore.divergence.intervals import Interval, interval
+from rblstore.divergence.intervals import Interval
 from rblstore.divergence.locality import locality
+from rblstore.divergence.uncertainty import intervals_of
+from rblstore.divergence.verdict import decided_by
 from rblstore.objects.dtypes import span_bytes
 from rblstore.objects.evidence_records import Baseline, Probe, Verification
 from rblstore.objects.history_records import Commit, Composition, Slot
@@ -254,11 +256,6 @@ def _ranks(store: Store, behavior: BehaviorDetail) -> tuple[tuple[int, ...], flo
 # -- evidence ---------------------------------------------------------------------------------------------------
 
 
-def _over_prompts(values: Sequence[float | None]) -> Interval | None:
-    known = [value for value in values if value is not None]
-    return interval([known]) if known and len(known) == len(values) else None
-
-
 def _verification(id: VerificationId, record: Verification, numbered: _Numbered) -> VerificationFact:
     numbered.probes[record.probe] = None
     residue = locality(((one.id, one.kl, one.bit_equal) for one in record.prompts), record.tolerance)
@@ -279,11 +276,11 @@ def _verification(id: VerificationId, record: Verification, numbered: _Numbered)
         record.js,
         record.kl_adapted,
         record.js_adapted,
-        _over_prompts([one.kl for one in record.prompts]),
-        _over_prompts([one.js for one in record.prompts]),
+        intervals_of(record.prompts),
+        decided_by(record),
         record.reason,
         tuple(
-            PromptResidue(one.id, one.kl, one.js, one.bit_equal, local.flagged)
+            PromptResidue(one.id, one.kl, one.js, one.bit_equal, local.flagged, dict(one.values))
             for one, local in zip(record.prompts, residue.prompts, strict=True)
         ),
         record.author,

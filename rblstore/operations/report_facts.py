@@ -218,6 +218,7 @@ class PromptResidue:
         js: Nats, or None.
         bit_equal: Whether its outputs are equal.
         flagged: Whether its KL is above the tolerance, or unknown.
+        values: Further measures: ``kl_adapted`` and ``js_adapted`` before a revert, ``relative_l2`` of embeddings.
     """
 
     id: str
@@ -225,6 +226,7 @@ class PromptResidue:
     js: float | None
     bit_equal: bool
     flagged: bool
+    values: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -248,8 +250,8 @@ class VerificationFact:
         js: Nats, or None.
         kl_adapted: Nats, or None.
         js_adapted: Nats, or None.
-        kl_interval: Over prompts; None where a prompt has no number.
-        js_interval: Likewise.
+        intervals: Over the prompts, by measure: ``kl``, ``js``, ``rf``, ...; without those that a prompt lacks.
+        decided_by: ``bits``, ``upper_95`` (the upper ends of the intervals of KL and JS) or ``mean``.
         reason: Why ``rf`` is None.
         prompts: In the probe's order.
         author: Who measured.
@@ -272,8 +274,8 @@ class VerificationFact:
     js: float | None
     kl_adapted: float | None
     js_adapted: float | None
-    kl_interval: Interval | None
-    js_interval: Interval | None
+    intervals: dict[str, Interval]
+    decided_by: str
     reason: str | None
     prompts: tuple[PromptResidue, ...]
     author: str

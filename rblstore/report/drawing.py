@@ -6,16 +6,14 @@ matplotlib is imported when something is drawn, and not before.
 from __future__ import annotations
 
 import io
-import os
-import secrets
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal, cast, get_args
 
-from rblstore.errors import RblError, UsageError
+from rblstore.errors import UsageError
 from rblstore.report.palette import FAINT, GRID, INK
 
 if TYPE_CHECKING:
@@ -60,12 +58,6 @@ class UnknownPlotFormatError(UsageError):
     """A picture is asked for in a format that is not drawn."""
 
     code = "unknown_plot_format"
-
-
-class PlotWriteError(RblError):
-    """The system did not take a picture."""
-
-    code = "write_failed"
 
 
 def plot_format(path: Path) -> PlotFormat:
@@ -139,25 +131,13 @@ def draw(make: Callable[[], Figure], out: Path | BinaryIO, format: PlotFormat) -
     """Draws a figure into a file, which is there whole or not at all, or into a stream.
 
     Raises:
-        PlotWriteError: The system refused.
+        FileWriteError: The system refused.
     """
     with drawing(text="paths"):
         data = figure_bytes(make(), format)
     if not isinstance(out, Path):
         out.write(data)
         return
-    beside = out.with_name(f".{out.name[:100]}.{secrets.token_hex(6)}")
-    try:
-        try:
-            beside.write_bytes(data)
-            beside.replace(out)
-        except BaseException:
-            with suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PlotWriteError(
-            f"{out.name} could not be written: {error.strerror or error}",
-            object=os.fspath(out),
-            hint="Check that the directory is there, its permissions, and the space on the disk.",
-        ) from error
+    from rblstore.report.writing import write_whole
+
+    write_whole(out, data, force=True)

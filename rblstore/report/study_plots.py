@@ -90,7 +90,7 @@ def plot_study(record: Study, out: str | Path | BinaryIO, format: str | None = N
 
     Raises:
         UnknownPlotFormatError: Another format.
-        PlotWriteError: The system refused.
+        FileWriteError: The system refused.
     """
     target = Path(out) if isinstance(out, str) else out
     if format is not None:
