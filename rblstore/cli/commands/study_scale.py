@@ -1,0 +1,71 @@
+"""``rbl study scale``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rblstore.cli import options
+from rblstore.cli.commands.study import output_options, seeds, study_outcome
+from rblstore.cli.invocation import Invocation, author_from
+from rblstore.cli.outcome import Outcome
+from rblstore.cli.recipe_options import recipe_options
+from rblstore.cli.verb import Verb
+
+
+@click.command(
+    "scale",
+    cls=Verb,
+    example="""
+    rbl study scale small large --probe ten
+    rbl study scale small large --probe ten-small --probe ten-large --reset store
+    """,
+)
+@click.argument("revisions", nargs=-1, required=True, metavar="REV...")
+@click.option("--probe", "probes", multiple=True, metavar="PROBE", help="One for all, or one for each in their order.")
+@click.option("--training", multiple=True, metavar="PROBE", help="Likewise, to train on; else the measured prompts.")
+@recipe_options
+@seeds
+@output_options
+@options.author
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    *,
+    revisions: tuple[str, ...],
+    probes: tuple[str, ...],
+    training: tuple[str, ...],
+    mechanisms: tuple[str, ...],
+    resets: tuple[str, ...],
+    alpha: float,
+    steps: int,
+    learning_rate: float,
+    layers: int,
+    threshold: float,
+    seeds: int,
+    csv: Path | None,
+    plot: Path | None,
+    author: str | None,
+) -> Outcome:
+    """Measure for the identity of each REV what can be recovered, in percent: 100 times RF, never clamped.
+
+    As study mechanisms, without their behaviors: the adapter is a LoRA made on the spot, in memory alone.
+    """
+    with invocation.repository() as repository, invocation.progress() as progress:
+        result = repository.study_scale(
+            revisions,
+            probes or None,
+            training=training or None,
+            alpha=alpha,
+            steps=steps,
+            learning_rate=learning_rate,
+            layers=layers,
+            mechanisms=mechanisms or None,
+            resets=resets or None,
+            seeds=seeds,
+            threshold=threshold,
+            author=author_from(author, repository),
+            progress=progress,
+        )
+    return study_outcome(result, csv, plot)
