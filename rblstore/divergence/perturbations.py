@@ -194,23 +194,15 @@ def in_region(names: Sequence[str], region: Region, layers: int) -> tuple[str, .
 
     Args:
         names: Tensors' names.
-        region: Which layers; a third of them is ``layers / 3``, rounded outwards for the middle one.
+        region: Which layers: first and last are a third of them each, rounded down, and the middle is the rest. Of a
+            model of fewer than three layers every region is all of it.
         layers: How many layers the model has.
     """
-    if region == "all":
+    third = layers // 3
+    bounds = {"first": range(third), "middle": range(third, layers - third), "last": range(layers - third, layers)}
+    if region == "all" or not third:
         return tuple(names)
-    low, high = layers // 3, layers - layers // 3
-    bounds = {
-        "first": range(high - low if layers < 3 else low),
-        "middle": range(low, high),
-        "last": range(high, layers),
-    }
-    found = []
-    for name in names:
-        layer = layer_of(name)
-        if layer is not None and layer in bounds[region]:
-            found.append(name)
-    return tuple(found)
+    return tuple(name for name in names if (layer := layer_of(name)) is not None and layer in bounds[region])
 
 
 def layer_of(name: str) -> int | None:
@@ -237,3 +229,47 @@ def dropped(names: Sequence[str], fraction: float, seed: int) -> tuple[str, ...]
     # Every tensor draws a number of its own, so adding one does not change which of the others go.
     drawn = {name: hashlib.sha256(f"drop\n{seed}\n{name}".encode()).digest() for name in ordered}
     return tuple(sorted(sorted(ordered, key=lambda name: drawn[name])[:count]))
+
+
+def perturb(
+    tensors: Mapping[str, torch.Tensor],
+    perturbation: Perturbation,
+    seed: int,
+    ground: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Perturbs some tensors in place.
+
+    Args:
+        tensors: Floating point, contiguous, by name; each live tensor once.
+        perturbation: What to do.
+        seed: Of its random numbers.
+        ground: What lies beneath, where the behavior is what differs from that: then ``drop`` puts whole tensors back
+            to it, by reference, and ``scale`` scales the difference. A tensor without ground, or with one of another
+            shape, is the behavior as it is. None where all of them are.
+    """
+    if perturbation.kind == "normal":
+        add_noise(tensors, perturbation.amount, seed, purpose=str(perturbation))
+    elif perturbation.kind == "uniform":
+        add_uniform(tensors, perturbation.amount, seed, purpose=str(perturbation))
+    else:
+        gone = dropped(tuple(tensors), perturbation.amount, seed) if perturbation.kind == "drop" else ()
+        factor = 0.0 if perturbation.kind == "drop" else perturbation.amount
+        for name in gone or tensors:
+            _scale(tensors[name], factor, None if ground is None or name not in ground else ground[name])
+
+
+def _scale(tensor: torch.Tensor, factor: float, ground: torch.Tensor | None) -> None:
+    if ground is None or ground.shape != tensor.shape:
+        ground = None
+    with torch.no_grad():
+        if factor == 0.0:
+            tensor.zero_() if ground is None else tensor.copy_(ground)
+            return
+        beneath = None if ground is None else flat_blocks(ground.to(tensor.device).contiguous())
+        for block in flat_blocks(tensor):
+            wide = torch.float64 if block.dtype == torch.float64 else torch.float32
+            if beneath is None:
+                block.copy_(block.to(wide) * factor)
+            else:
+                lies = next(beneath).to(wide)
+                block.copy_(lies + (block.to(wide) - lies) * factor)

@@ -118,6 +118,10 @@ def behavior_tensors(store: Store, live: LiveModel, state: LiveState, slot: Slot
     if behavior.form == "adapter" and live.form == "adapters":
         on = dict(mounted(state))
         found = adapter_tensors(live.model, on[slot.name]) if slot.name in on else {}
+        if not found and len(on) == 1 and state.mounting is not None:
+            # What peft computes to save it (prompts) is kept in parameters of other names.
+            own = {id(tensor) for tensor in state.mounting.tensors}
+            found = {name: one.detach() for name, one in live.model.named_parameters() if id(one) in own}
         found = {name: tensor for name, tensor in sorted(found.items()) if tensor.is_floating_point()}
     else:
         wanted, _ = wanted_values(store, live.plain, live.composition, live.form)
