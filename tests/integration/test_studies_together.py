@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import rblstore
+from rblstore.cli.program import rbl
 from rblstore.errors import ConflictError, NotFoundError, RblError, UsageError
 
 PROMPTS = ["w5 w6 w7 w8", "w9 w10 w11", "w20 w21"]
@@ -49,6 +51,7 @@ class Together:
         self.repo.add_probe("ten", PROMPTS, default=True)
         self.repo.add_probe("held", OTHERS)
         self.repo.add_probe("mixed", [*OTHERS, PROMPTS[1]])
+        self.pair = self.commit("left", "other")
 
     def adapter(self, name: str, **options: Any) -> None:
         tiny_models.save_adapter(self.model, self.folder / name, **options)
@@ -211,7 +214,7 @@ def test_a_behavior_that_does_nothing_has_nothing_to_keep(together: Together) ->
 
 
 def test_what_stands_on_the_other_has_no_effect_alone(together: Together) -> None:
-    result = together.repo.study_interference(together.commit("sft", "dpo", "left"))
+    result = together.repo.study_interference(together.commit("sft", "dpo", "left"), subspaces=False)
     lone = point(result, part="given", behavior="dpo", given="sft")
     assert lone.values == {}
     assert "sft" in lone.reason
@@ -292,7 +295,7 @@ def test_bad_input_is_refused_before_anything_is_loaded(
     says: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    head = together.commit("left", "other")
+    head = together.pair
     monkeypatch.setattr("rblstore.operations.study_model.load_composition", None)
     before = len(together.repo.studies()), len(together.repo.baselines())
     with pytest.raises(error, match=says):
@@ -336,3 +339,26 @@ def test_a_study_is_evidence_that_can_be_read_again(together: Together) -> None:
     assert all(
         math.isfinite(value) for one in result.record.points for value in one.values.values() if value is not None
     )
+
+
+def test_the_command_line_says_the_same(together: Together) -> None:
+    head = together.pair
+    table = together.folder / "study.csv"
+    for words, says in (
+        (["interference", head, "--behavior", "other", "--behavior", "left"], "beside left"),
+        (["attribution", head], "sum of the parts"),
+        (["shift", head, "--held-out", "held", "--csv", str(table)], "held (held out)"),
+    ):
+        ran = CliRunner().invoke(rbl, ["-C", str(together.repo.path), "study", *words, "--json"])
+        assert ran.exit_code == 0, ran.output
+        document = json.loads(ran.stdout)
+        shown = CliRunner().invoke(rbl, ["-C", str(together.repo.path), "study", "show", document["id"]])
+        assert shown.exit_code == 0, shown.output
+        assert says in shown.output
+    assert document["figures"]["bit_equal"] == {"probe": True, "held_out": True}
+    assert {row["difference"]["mean"] for row in document["figures"]["measures"] if row["measure"] == "rf"} == {0.0}
+    assert "condition.role" in table.read_text("utf-8").splitlines()[0]
+    refused = CliRunner().invoke(
+        rbl, ["-C", str(together.repo.path), "study", "shift", head, "--held-out", "ten", "--json"]
+    )
+    assert (refused.exit_code, json.loads(refused.stdout)["code"]) == (2, "not_held_out")
