@@ -50,20 +50,27 @@ class BaselineResult(Result):
     environment: dict[str, str]
 
 
-def check_fit(store: Store, composition: Composition, probe: Probe, name: str, model: Any) -> None:
+def check_fit(store: Store, composition: Composition, probe: Probe, name: str, model: Any = None) -> None:
     """Refuses a probe that another tokenizer made, or that the model cannot read.
+
+    Args:
+        store: The repository.
+        composition: What is to be measured.
+        probe: Under what.
+        name: The probe's name, for messages.
+        model: The composition's model; None before it is loaded, when its tokenizer alone is compared.
 
     Raises:
         ProbeMismatchError: It does not fit.
     """
-    from rblstore.divergence.measure import context_of, vocabulary_of
+    from rblstore.divergence.model_limits import context_of, vocabulary_of
     from rblstore.divergence.probes import check_probe_fits
 
     check_probe_fits(
         probe,
         tokenizer=tokenizer_digest(composed_state(store, composition).files),
-        vocabulary=vocabulary_of(model),
-        context=context_of(model),
+        vocabulary=None if model is None else vocabulary_of(model),
+        context=None if model is None else context_of(model),
         probe_name=name,
     )
 
@@ -192,6 +199,7 @@ def baseline(
     composition = store.record(composition_id, Composition)
     name, probe_id = require_probe(store, probe)
     record = store.record(probe_id, Probe)
+    check_fit(store, composition, record, name)
     model = load_composition(store, composition, progress)
     check_fit(store, composition, record, name, model)
     environment = current_environment(model, record)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rblstore.checkpoints.tokenizing import TOKENIZER_FILES, tokenizer_digest
 from rblstore.divergence.probe_file import FILE_BYTES, RawPrompt, parse_prompts
-from rblstore.divergence.probes import baseline_bytes, check_batch, make_probe
+from rblstore.divergence.probes import baseline_bytes, check_batch, check_probe_fits, make_probe
 from rblstore.errors import InputError, NotFoundError, UsageError
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
@@ -110,6 +110,8 @@ def add_probe(
 
     Raises:
         BadProbeError: A prompt that cannot be measured.
+        BadBatchError: The batch is not a number of prompts.
+        ProbeMismatchError: A prompt is longer than what the identity's configuration says that it reads.
         BaselineTooLargeError: A baseline under it would take more than 1 GiB.
         RefExistsError: There is a probe of that name.
     """
@@ -126,7 +128,9 @@ def add_probe(
     needs_text = any(prompt.tokens is None for prompt in raw)
     encode = _encoder(store, files) if needs_text else None
     probe = make_probe(raw, encode, tokenizer_digest(files), positions, batch)
-    size = _baseline_size(store, files, probe)
+    config = _config(store, files)
+    check_probe_fits(probe, tokenizer=None, vocabulary=None, context=_context(config), probe_name=name)
+    size = _baseline_size(config, probe)
     if size is not None and size > BASELINE_BYTES and not force:
         raise BaselineTooLargeError(
             f"a baseline under this probe takes {size / 2**30:.1f} GiB",
@@ -173,15 +177,27 @@ def _encoder(store: Store, files: Mapping[str, ContentId]) -> Callable[[str], Se
         return load_tokenizer(folder)
 
 
-def _baseline_size(store: Store, files: Mapping[str, ContentId], probe: Probe) -> int | None:
+def _config(store: Store, files: Mapping[str, ContentId]) -> dict[str, Any]:
     if CONFIG not in files:
-        return None
+        return {}
     data = store.content_bytes(files[CONFIG], limits.ADAPTER_CONFIG_BYTES)
     config = decode_json(data, what="config.json", max_bytes=limits.ADAPTER_CONFIG_BYTES)
-    if not isinstance(config, dict):
-        return None
+    return config if isinstance(config, dict) else {}
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
     nested = config.get("text_config")
-    text = nested if isinstance(nested, dict) else config
+    return nested if isinstance(nested, dict) else config
+
+
+def _context(config: dict[str, Any]) -> int | None:
+    """The most tokens that a model reads, as far as its configuration says it under the usual name."""
+    bound = _text_config(config).get("max_position_embeddings")
+    return bound if type(bound) is int and bound > 0 else None
+
+
+def _baseline_size(config: dict[str, Any], probe: Probe) -> int | None:
+    text = _text_config(config)
     vocabulary = text.get("vocab_size", config.get("vocab_size"))
     dtype = config.get("dtype", config.get("torch_dtype", text.get("dtype", "float32")))
     if type(vocabulary) is not int:

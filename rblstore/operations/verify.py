@@ -143,6 +143,7 @@ def verify(
             object=reference_commit,
             hint=f"Record one: rbl baseline {reference_commit.short} --probe {name}",
         )
+    check_fit(store, composition, probe_record, name)
     model = load_composition(store, composition, progress)
     check_fit(store, composition, probe_record, name, model)
     environment = current_environment(model, probe_record)

@@ -176,8 +176,8 @@ class TestFit:
         refused(story, lambda: story.repo.revert(behavior="a"), rblstore.ConflictError, "probe_mismatch")
 
     def test_a_prompt_that_is_too_long(self, story: Story) -> None:
-        story.repo.add_probe("long", [{"id": "x", "tokens": [5] * 65}])
-        error = refused(story, lambda: story.repo.baseline(), rblstore.ConflictError, "probe_mismatch")
+        long = [{"id": "x", "tokens": [5] * 65}]
+        error = refused(story, lambda: story.repo.add_probe("long", long), rblstore.ConflictError, "probe_mismatch")
         assert "65 tokens" in error.message
         story.repo.add_probe("fits", [{"id": "x", "tokens": [5] * 64}], default=True)
         story.repo.baseline()
