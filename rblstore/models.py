@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from rblstore.configuration import Compression
     from rblstore.live.guard import IdentityGuard, OnMutation
-    from rblstore.operations.live_model import LiveForm, LiveModel
+    from rblstore.operations.live_form import LiveForm
+    from rblstore.operations.live_model import LiveModel
     from rblstore.operations.progress import Progress
     from rblstore.operations.training import TrainingRun
     from rblstore.operations.training_facts import OnBusy

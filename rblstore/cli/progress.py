@@ -1,4 +1,4 @@
-"""A progress bar in bytes, on stderr, where somebody is there to see it."""
+"""A progress bar in bytes, or whatever an operation counts, on stderr, where somebody is there to see it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,13 @@ class _Bar:
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._unit = "bytes"
         self._done = 0
 
     def __call__(self, event: ProgressEvent) -> None:
+        if event.unit != self._unit:
+            self.stop()
+            self._progress, self._task, self._unit = None, None, event.unit
         progress = self._progress or self._start()
         if self._task is None or event.done < self._done:  # the same bar for every file of one operation
             if self._task is not None:
@@ -39,20 +43,27 @@ class _Bar:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
+            MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
         from rich.table import Column
 
+        whole = Column(no_wrap=True)
+        counted: tuple[ProgressColumn, ...] = (
+            (DownloadColumn(binary_units=True, table_column=whole), TransferSpeedColumn(table_column=whole))
+            if self._unit == "bytes"
+            else (MofNCompleteColumn(table_column=whole), TextColumn(self._unit, markup=False, table_column=whole))
+        )
         # One line on any terminal: what is left of it goes to the description, which gives way first.
         self._progress = Progress(
             TextColumn("{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True)),
             BarColumn(bar_width=16),
-            DownloadColumn(binary_units=True, table_column=Column(no_wrap=True)),
-            TransferSpeedColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            *counted,
+            TimeRemainingColumn(table_column=whole),
             console=Console(stderr=True),
             transient=True,
             expand=True,

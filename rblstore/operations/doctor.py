@@ -20,6 +20,7 @@ from rblstore.operations.doctor_findings import Finding, Level
 from rblstore.operations.doctor_system import packs, system_findings
 from rblstore.operations.leftovers import leftovers_in
 from rblstore.operations.result import Result
+from rblstore.operations.study_journal import journals
 from rblstore.storage.refs_log import RefsLog
 
 PACKAGES: Final = ("rblstore", "torch", "transformers", "peft", "safetensors", "sqlalchemy")
@@ -191,6 +192,10 @@ def _lying_about(folder: Path) -> Iterator[Finding]:
     found = leftovers_in(folder / "tmp")
     what = f"{len(found)} left by processes that died, {sum(one.bytes for one in found):,} bytes"
     yield Finding("leftovers", "note" if found else "ok", what, "rbl gc removes them." if found else None)
+    studies = journals(folder)
+    what = f"{len(studies)} begun and not recorded, {sum(size for _, size in studies):,} bytes"
+    hint = "The same rbl study goes on where it was; rbl gc removes them when their time has come."
+    yield Finding("studies", "note" if studies else "ok", what, hint if studies else None)
     for name, hint in (
         ("trash", "rbl gc deletes it when its time has come."),
         ("quarantine", "Damage that rbl repair set aside."),

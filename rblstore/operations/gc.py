@@ -16,6 +16,7 @@ from rblstore.operations.leftovers import Leftover, leftovers, remove_leftovers
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.result import Result
 from rblstore.operations.steady_packs import while_packs_stay
+from rblstore.operations.study_journal import stale_journals
 from rblstore.repository import Store
 from rblstore.storage.backend import ReadError
 from rblstore.storage.durable import WriteError
@@ -49,7 +50,7 @@ class GcResult(Result):
         unreadable: (pack, problem) of packs that the catalog does not list and that cannot be read; they stay.
         missing: Contents that are needed and lie in no pack. While there are some, nothing is deleted for good.
         deleted: Packs that go from the trash for good.
-        leftovers: What dead processes left in ``tmp/``, and that goes for good.
+        leftovers: What dead processes left in ``tmp/``, and journals of studies that nobody finished; goes for good.
         bytes_freed: What goes for good takes.
         trash_packs: Packs in the trash afterwards.
         trash_bytes: What they take.
@@ -102,7 +103,8 @@ def gc(
     days = check_grace(grace_days, store.configuration.grace_days)
     plan = while_packs_stay(store, lambda: plan_gc(store, days, progress))
     if not apply:
-        return _result(plan, (), leftovers(store), applied=False)
+        left = *leftovers(store), *stale_journals(store.folder, days, plan.now)
+        return _result(plan, (), left, applied=False)
     with store.maintenance():
         # Reading everything takes long, and nobody could write meanwhile: it is done before, if it still holds.
         if look(store) != plan.seen:
@@ -178,7 +180,8 @@ class _Collection:
             ) from error
         finally:
             self._store.contents.close()  # packs that are kept open lie elsewhere now
-        removed = remove_leftovers(self._store)
+        journals = stale_journals(self._store.folder, self._plan.grace_days, self._plan.now, remove=True)
+        removed = *remove_leftovers(self._store), *journals
         return _result(self._plan, tuple(self._written), removed, applied=True)
 
     def _write(self, rewrite: Rewrite) -> None:

@@ -22,7 +22,7 @@ from rblstore.repository import Store
 if TYPE_CHECKING:
     from torch import nn
 
-    from rblstore.operations.live_model import LiveForm
+    from rblstore.operations.live_form import LiveForm
     from rblstore.operations.live_switch import LiveState
     from rblstore.operations.value_cache import ValueKey
 

@@ -24,7 +24,7 @@ from rblstore.operations.stored_models import ADAPTER_WEIGHTS, adapter_config, f
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
-    from rblstore.operations.live_model import LiveForm
+    from rblstore.operations.live_form import LiveForm
     from rblstore.operations.live_switch import LiveState, Proof
 
 _REMEMBERED = 1024

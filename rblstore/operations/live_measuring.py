@@ -15,7 +15,8 @@ from rblstore.repository import Store
 if TYPE_CHECKING:
     from torch import nn
 
-    from rblstore.operations.live_model import LiveForm, LiveModel
+    from rblstore.operations.live_form import LiveForm
+    from rblstore.operations.live_model import LiveModel
 
 FORM = "form"
 """The entry of an environment that says that adapters were summed into the weights; see :func:`live_environment`."""

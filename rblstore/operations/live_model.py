@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import Self
 
@@ -20,6 +20,8 @@ from rblstore.operations.live_compositions import (
     with_slot,
     without_slot,
 )
+from rblstore.operations.live_form import LiveForm, check_form
+from rblstore.operations.live_repair import repair_state
 from rblstore.operations.progress import Progress
 from rblstore.repository import Store
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from rblstore.operations.live_values import LiveValues
     from rblstore.operations.revert import RevertResult
 
-LiveForm = Literal["adapters", "merged"]
 CACHE_BYTES = 512 << 20
 
 
@@ -283,6 +284,17 @@ class LiveModel:
         with self.changing():
             return revert_live(self, target, **options)
 
+    def repair(self) -> tuple[str, ...]:
+        """Writes back every tensor that does not hold its stored value, by reference, and compares them again.
+
+        For a model that somebody wrote into; training that was not committed is lost.
+
+        Returns:
+            Names of what was written: stored names, and for an adapter's ``SLOT: NAME``; none where nothing differed.
+        """
+        with self.changing() as state:
+            return repair_state(state)
+
     def bind_to(self, commit: CommitId) -> None:
         """Names the commit whose composition the model is now, once it was made."""
         with self.using() as state:
@@ -379,19 +391,6 @@ def _out_of_inference_mode() -> AbstractContextManager[None]:
     import torch
 
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-
-
-def check_form(form: str) -> LiveForm:
-    """The form, where it is one.
-
-    Raises:
-        UsageError: It is none.
-    """
-    if form == "adapters":
-        return "adapters"
-    if form == "merged":
-        return "merged"
-    raise UsageError(f"{form!r:.40} is no form of a live model", hint="adapters or merged")
 
 
 def attach_model(

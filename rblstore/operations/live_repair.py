@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def repair_state(state: LiveState) -> tuple[str, ...]:
     """Gives every tensor of a live model that differs from its composition the stored value, by reference.
 
-    Tensors stay the objects that they are. Adapters whose tensors peft keeps in another form than it saves them in are
-    taken off and attached anew from the store.
+    Tensors stay the objects that they are, but for adapters that peft keeps in another form than it saves them in, or
+    that somebody merged, disabled or rescaled: these are taken off, and attached anew from the store.
 
     Args:
         state: The live model, held by the caller.
@@ -36,57 +36,69 @@ def repair_state(state: LiveState) -> tuple[str, ...]:
         LiveBrokenError: Something differs still.
     """
     wanted = state.values.of(state.composition, state.form)
-    written = _own_differing(state, wanted)
-    if written:
-        state.values.write({}, {name: wanted[name] for name in written})
     mounting = state.mounting
-    if mounting is not None:
-        mounting.write({name: mounting.own[name] for name in mounting.overwritten()})
-        differing = _adapters_differing(state, put_back=True)
-        if differing:
-            if _adapters_differing(state):
-                _attach_anew(state)
-            written += differing
-    left = [*_own_differing(state, {name: wanted[name] for name in written if name in wanted})]
-    left += [] if mounting is None else _adapters_differing(state)
+    replaced = _replaced(state, wanted)
+    found = [name for name in state.values.differing(wanted) if name not in replaced]
+    if mounting is None:
+        _write(state, wanted, found)
+    else:
+        overwritten = mounting.overwritten()
+        usable = mounting.untouched
+        if usable:
+            _write(state, wanted, found)
+            mounting.write({name: mounting.own[name] for name in overwritten})
+        found += [name for name, live in replaced.items() if live in overwritten]
+        of_adapters = _adapters_differing(state, put_back=usable)
+        if not usable or (of_adapters and _adapters_differing(state)):
+            _attach_anew(state)
+        found += of_adapters
+    left = _left(state, {name: wanted[name] for name in found if name in wanted})
     if left:
         raise LiveBrokenError(
             f"{len(left)} tensors differ from the stored ones although these were written: {shown(sorted(left))}",
             object=left[0],
             hint="Something holds on to the tensors and writes into them. Load the model anew: repo.load.",
         )
-    return tuple(sorted(written))
+    return tuple(sorted(found))
 
 
-def _own_differing(state: LiveState, wanted: Mapping[str, ValueKey]) -> list[str]:
-    """The model's own tensors that differ, by stored name; what attaching an adapter wrote is compared with that."""
+def _replaced(state: LiveState, wanted: Mapping[str, ValueKey]) -> dict[str, str]:
+    """Stored names of those tensors that attaching an adapter gave values of its own, with their live names."""
     from rblstore.live.binding import bind
 
-    differing = state.values.differing(wanted)
-    mounting = state.mounting
-    if mounting is None or not mounting.own:
-        return differing
-    direct, changed = bind(state.model, wanted, absent=frozenset(wanted)).direct, mounting.overwritten()
-    found = [name for name in differing if direct.get(name) not in mounting.own]
-    return found + [name for name in wanted if direct.get(name) in changed]
+    if state.mounting is None or not state.mounting.own:
+        return {}
+    direct = bind(state.model, wanted, absent=frozenset(wanted)).direct
+    return {name: live for name, live in direct.items() if live in state.mounting.own}
+
+
+def _write(state: LiveState, wanted: Mapping[str, ValueKey], names: list[str]) -> None:
+    if names:
+        state.values.write({}, {name: wanted[name] for name in names})
+
+
+def _left(state: LiveState, wanted: Mapping[str, ValueKey]) -> list[str]:
+    """What differs of what was written, and of the adapters."""
+    replaced = _replaced(state, wanted)
+    left = [name for name in state.values.differing(wanted) if name not in replaced] if wanted else []
+    if state.mounting is None:
+        return left
+    overwritten = state.mounting.overwritten()
+    return [*left, *(name for name, live in replaced.items() if live in overwritten), *_adapters_differing(state)]
 
 
 def _adapters_differing(state: LiveState, *, put_back: bool = False) -> list[str]:
     """Adapters' tensors that differ from the stored ones; they are written where they can be, before this returns."""
-    from rblstore.checkpoints.ledger import ledger_of
     from rblstore.live.adapters_alike import differing_tensors
 
-    ledger = ledger_of(state.model)
-    if ledger is None:
-        return []
     found = []
     with laid_out_behaviors(state.store, state.composition) as (_, slots):
         folders = {name: directory for name, directory, _ in slots}
-        for entry in ledger.attached:
-            names = differing_tensors(state.model, entry.live, folders[entry.slot])
+        for slot, live in mounted(state):
+            names = differing_tensors(state.model, live, folders[slot])
             if names and put_back:
-                _put_back(state.model, entry.live, folders[entry.slot], names)
-            found += [f"{entry.slot}: {name}" for name in names]
+                _put_back(state.model, live, folders[slot], names)
+            found += [f"{slot}: {name}" for name in names]
     return found
 
 
@@ -143,11 +155,13 @@ def _memory(tensor: torch.Tensor) -> tuple[Any, ...]:
 
 
 def _attach_anew(state: LiveState) -> None:
-    """Takes the adapters off and reads them from the store again."""
+    """Takes the adapters off, makes what lies beneath them whole, and reads them from the store again."""
     composition, form = state.composition, state.form
     adapters = {slot.name for slot in state.adapters(composition, form)}
     beneath = Composition(composition.identity, tuple(slot for slot in composition.slots if slot.name not in adapters))
     state.become(beneath, form, discard=True)
+    wanted = state.values.of(beneath, form)
+    _write(state, wanted, state.values.differing(wanted))  # some adapters take their start from what lies beneath
     state.become(composition, form, discard=True)
 
 

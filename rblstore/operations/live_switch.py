@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rblstore.live.residue import Finding, Kind
-    from rblstore.operations.live_model import LiveForm, LiveModel
+    from rblstore.operations.live_form import LiveForm
+    from rblstore.operations.live_model import LiveModel
     from rblstore.operations.value_cache import ValueKey
 
 Proof = Callable[[], Callable[[], None]]

@@ -14,6 +14,7 @@ from rblstore.operations.claims import claims_about
 from rblstore.operations.log import VerificationSummary, ref_names, summary
 from rblstore.operations.result import Result
 from rblstore.operations.stored_models import adapter_config, view_identity
+from rblstore.operations.study_list import StudyInfo, study_info
 from rblstore.operations.training_state import StateInfo, state_info
 from rblstore.operations.undo import operation_id
 from rblstore.repository import Store
@@ -85,7 +86,9 @@ class ShowResult(Result):
         behaviors: For commits, compositions and behaviors.
         verifications: Evidence about it.
         states: For commits, the training states that were stored with them.
-        derived: For verifications, what follows: ``decided_by``, ``intervals`` and ``local``; else None.
+        derived: What follows from the record: for verifications ``decided_by``, ``intervals`` and ``local``, for
+            studies ``figures`` and ``summary``; else None.
+        studies: For commits, the studies of them.
     """
 
     kind: str
@@ -97,6 +100,7 @@ class ShowResult(Result):
     verifications: tuple[VerificationSummary, ...] = ()
     states: tuple[StateInfo, ...] = ()
     derived: dict[str, Any] | None = None
+    studies: tuple[StudyInfo, ...] = ()
 
 
 def _claims(store: Store, subject: RecordId) -> tuple[Claim, ...]:
@@ -177,6 +181,7 @@ def show(store: Store, revision: str = "HEAD") -> ShowResult:
         names = {str(commit): found for commit, found in ref_names(store, reader).items()}
         evidence = reader.evidence(record_id, "verification")
         states = reader.evidence(record_id, "training-state")
+        studied = reader.evidence(record_id, "study")
     return ShowResult(
         record.KIND,
         record_id,
@@ -187,12 +192,18 @@ def show(store: Store, revision: str = "HEAD") -> ShowResult:
         tuple(summary(store, one) for one in evidence),
         tuple(state_info(store, one) for one in states),
         _derived(record),
+        tuple(study_info(store, one) for one in studied),
     )
 
 
 def _derived(record: Any) -> dict[str, Any] | None:
     from rblstore.objects.evidence_records import Verification
+    from rblstore.objects.study_records import Study
 
+    if isinstance(record, Study):
+        from rblstore.operations.study_summary import derived_of
+
+        return derived_of(record)
     if not isinstance(record, Verification):
         return None
     from rblstore.operations.verification_document import DERIVED, verification_document

@@ -9,6 +9,8 @@ skipped, and measured again.
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,13 +20,18 @@ from rblstore.errors import InputError
 from rblstore.objects import limits
 from rblstore.objects.canonical import Json, decode_json, encode_json, sha256_hex
 from rblstore.objects.study_records import Scalar, StudyPoint
+from rblstore.operations.gc_marking import DAY_SECONDS
+from rblstore.operations.leftovers import Leftover
 from rblstore.storage.durable import WriteError, append
+from rblstore.storage.liveness import take_dead
 from rblstore.storage.locks import acquire
 
 FOLDER: Final = "studies"
 SUFFIX: Final = ".jsonl"
 
 _OPEN: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NAME: Final = re.compile(r"[0-9a-f]{64}\.jsonl")
 _DIGEST: Final = 64
 _ATTEMPTS: Final = 16
 _WAIT_SECONDS: Final = 10.0
@@ -128,6 +135,53 @@ class StudyJournal:
                     point = _point(body)
                     found[point_key(point.condition, point.seed)] = point
         return found
+
+
+def journals(folder: Path) -> list[tuple[str, int]]:
+    """Name and bytes of every journal in a ``.rbl`` directory; none where it cannot be listed."""
+    try:
+        with os.scandir(folder / FOLDER) as entries:
+            named = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+        files = [entry for entry in named if entry.is_file(follow_symlinks=False)]
+        return sorted((entry.name, entry.stat(follow_symlinks=False).st_size) for entry in files)
+    except OSError:
+        return []
+
+
+def stale_journals(folder: Path, grace_days: int, now: float, *, remove: bool = False) -> tuple[Leftover, ...]:
+    """Journals of studies that nobody went on with, by name.
+
+    Args:
+        folder: The ``.rbl`` directory.
+        grace_days: Days since a point was added to them; 0 for all that nobody writes to now.
+        now: By the clock of the folder's file system, in seconds of the Unix epoch. A journal of later than that stays.
+        remove: Whether they go. What the system does not let go stays, and is not returned.
+    """
+    found = []
+    try:
+        studies = os.open(folder / FOLDER, _FOLDER)
+    except OSError:
+        return ()
+    try:
+        with os.scandir(studies) as entries:
+            names = sorted(entry.name for entry in entries if _NAME.fullmatch(entry.name))
+        for name in names:
+            with take_dead(name, studies) as descriptor:
+                status = None if descriptor is None else os.fstat(descriptor)
+                if status is None or not stat.S_ISREG(status.st_mode):
+                    continue
+                if not now - status.st_mtime >= 0 or now - status.st_mtime < grace_days * DAY_SECONDS:
+                    continue
+                try:
+                    if remove:
+                        os.unlink(name, dir_fd=studies)
+                except OSError:
+                    continue
+                path = folder / FOLDER / name
+                found.append(Leftover(path, status.st_size, "points of a study that was not finished"))
+    finally:
+        os.close(studies)
+    return tuple(found)
 
 
 def point_key(condition: Mapping[str, Scalar], seed: int | None) -> bytes:

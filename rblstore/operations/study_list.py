@@ -43,7 +43,7 @@ def studies(store: Store, commit: CommitId | None = None) -> list[StudyInfo]:
             found = list(reader.evidence(commit, "study"))
         else:
             found = [record_id for record_id, _ in reader.records("study")]
-    return [_info(RecordId(one), store.record(RecordId(one), Study)) for one in found]
+    return [study_info(store, RecordId(one)) for one in found]
 
 
 def study(store: Store, study_id: str) -> StudyResult:
@@ -65,7 +65,13 @@ def study(store: Store, study_id: str) -> StudyResult:
     return StudyResult(StudyId(found), record, record.commits[0])
 
 
-def _info(study_id: RecordId, record: Study) -> StudyInfo:
+def study_info(store: Store, study_id: RecordId) -> StudyInfo:
+    """What a listing says of one study.
+
+    Raises:
+        CorruptError: Its record is missing or damaged.
+    """
+    record = store.record(study_id, Study)
     return StudyInfo(
         StudyId(study_id),
         record.study,

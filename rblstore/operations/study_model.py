@@ -25,7 +25,7 @@ from rblstore.repository import Store
 if TYPE_CHECKING:
     import torch
 
-    from rblstore.operations.live_model import LiveForm
+    from rblstore.operations.live_form import LiveForm
 
 Values = Mapping[str, "float | None"]
 
@@ -72,6 +72,7 @@ class StudyModel:
         self._touched = False
 
     def __enter__(self) -> Self:
+        check_fit(self.store, self.composition, self.probe, self.probe_name)
         model = load_composition(self.store, self.composition, self._progress)
         check_fit(self.store, self.composition, self.probe, self.probe_name, model)
         # Adapters that were taken off and what behaviors write are read again each time: a study is long, memory short.
@@ -131,7 +132,7 @@ class StudyModel:
             LiveBrokenError: A tensor differs still.
             CorruptError: Stored bytes are damaged.
         """
-        with self.live.changing(mending=True) as state:
+        with self.live.changing() as state:
             written = repair_state(state)
         self._touched = False
         return written

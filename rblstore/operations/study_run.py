@@ -43,14 +43,9 @@ class StudyResult(Result):
     commit: CommitId
 
     def as_json(self) -> dict[str, Any]:
-        from rblstore.operations.study_summary import figures, summarise
+        from rblstore.operations.study_summary import derived_of
 
-        return {
-            **self.record.body(),
-            "figures": figures(self.record),
-            "id": str(self.study_id),
-            "summary": [row.as_json() for row in summarise(self.record)],
-        }
+        return {**self.record.body(), **derived_of(self.record), "id": str(self.study_id)}
 
 
 class StudyRun:

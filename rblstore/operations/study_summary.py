@@ -120,6 +120,11 @@ def figures(record: Study) -> dict[str, Any]:
     return {} if together is None else together(record)
 
 
+def derived_of(record: Study) -> dict[str, Any]:
+    """What follows from a study's record, as documents have it: ``figures`` and ``summary``."""
+    return {"figures": figures(record), "summary": [row.as_json() for row in summarise(record)]}
+
+
 def _is_exact(row: SummaryRow) -> bool:
     kl, js = row.mean("kl"), row.mean("js")
     return bool(row.bit_equal) or (kl is not None and js is not None and kl < EXACT and js < EXACT)

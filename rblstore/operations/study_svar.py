@@ -9,7 +9,7 @@ from rblstore.objects.content_records import Behavior
 from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.study_records import StudyPoint
 from rblstore.operations.live_compositions import slot_of
-from rblstore.operations.live_model import check_form
+from rblstore.operations.live_form import check_form
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
 from rblstore.operations.study_points import (

@@ -47,7 +47,7 @@ def gc_lines(result: Any) -> Iterator[str]:
     if result["deleted"] or result["leftovers"]:
         what = plural(len(result["deleted"]), "pack")
         if result["leftovers"]:
-            what += f", {plural(len(result['leftovers']), 'leftover')} of dead processes"
+            what += f", {plural(len(result['leftovers']), 'leftover')} of what did not end"
         yield f"{'deleted' if done else 'would be deleted'} for good: {what}, {size(result['bytes_freed'])}"
     if result["trash_packs"]:
         yield f"{'in the trash' if done else 'then in the trash'}{_trash(result, ': ')}"

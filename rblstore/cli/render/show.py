@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rblstore.cli.render.log import refs_text, summary_text
+from rblstore.cli.render.study import study_body
 from rblstore.cli.render.text import environment_lines, indent, number, plural, short, size
 from rblstore.cli.render.verification import verification_lines
 
@@ -27,6 +28,9 @@ def show_lines(result: Any) -> Iterator[str]:
     elif kind == "verification":
         yield from _pointers(record, ("commit", "composition", "adapted", "author", "time"))
         yield from verification_lines({**record, **(result["derived"] or {})})
+    elif kind == "study":
+        yield f"study        {record['study']}"
+        yield from study_body({**record, **(result["derived"] or {})})
     elif kind == "training-state":
         yield from _pointers(record, ("commit", "step", "author", "time"))
         yield from environment_lines("environment  ", record["environment"])
@@ -44,6 +48,8 @@ def show_lines(result: Any) -> Iterator[str]:
         yield f"verified {summary_text(verification)}"
     for state in result["states"]:
         yield f"training state {short(state['state'])}, step {state['step']}, {size(state['bytes'])}"
+    for study in result["studies"]:
+        yield f"studied {short(study['id'])}, {study['study']}, {plural(study['points'], 'point')}, {study['time']}"
 
 
 def behaviors_of(result: Any) -> Any:
