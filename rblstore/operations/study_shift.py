@@ -70,11 +70,12 @@ def study_shift(
     target = parts.require(set(parts.names) - set(taken))
     probes = require_probe(store, probe), require_probe(store, held_out)
     _check_held_out(store, probes, allow_shared=allow_shared)
+    check_fit(store, composition, store.record(probes[1][1], Probe), probes[1][0])
     run: StudyRun | None = None
     for place, named in enumerate(probes):
         with StudyModel(store, commit, named, author=author, progress=progress) as model:
             if run is None:
-                # Before minutes are spent on the first: a probe that does not fit is no evidence at all.
+                # Of the model too, before minutes are spent on the first probe.
                 check_fit(store, composition, store.record(probes[1][1], Probe), probes[1][0], model.model)
                 run = StudyRun(
                     store,
