@@ -67,6 +67,11 @@ class LineageCommit:
     verdict: str
     verification: VerificationId | None
 
+    @property
+    def subject(self) -> str:
+        """The message's first line."""
+        return self.message.split("\n", 1)[0]
+
 
 @dataclass(frozen=True)
 class OperationFact:

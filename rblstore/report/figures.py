@@ -21,7 +21,7 @@ _MOST_LAYERS: Final = 96
 def study_svg(study: StudyFact) -> Markup:
     """The picture of a study, for a page."""
     with drawing(text="text"):
-        drawn = figure_bytes(study_figure(study.record, WIDTH), "svg")
+        drawn = figure_bytes(study_figure(study.record, WIDTH, titled=False), "svg")
     return inline_svg(drawn, f"s{study.id[:16]}", f"Study: {study.record.study}", study_caption(study.record))
 
 
@@ -35,6 +35,8 @@ def entropy_svg(baselines: Sequence[BaselineFact]) -> Markup | None:
     shown = [one for one in baselines if one.entropy is not None]
     if not shown:
         return None
+    from matplotlib.ticker import MaxNLocator
+
     labels = [f"{composition_label(one, 24)}\n{one.id.short}" for one in shown]
     marks = [Mark(one.entropy.mean, one.entropy.low, one.entropy.high) for one in shown if one.entropy is not None]
     with drawing(text="text"):
@@ -44,6 +46,7 @@ def entropy_svg(baselines: Sequence[BaselineFact]) -> Markup | None:
         low, high = min(mark.low for mark in marks), max(mark.high for mark in marks)
         room = 0.1 * (high - low) or 0.1 * high or 0.1
         axis.set_xlim(max(0.0, low - room), high + room)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.set_xlabel("entropy (nats), mean over prompts; bars: 95 %")
         drawn = figure_bytes(figure, "svg")
     said = "; ".join(
@@ -54,6 +57,8 @@ def entropy_svg(baselines: Sequence[BaselineFact]) -> Markup | None:
 
 def norms_svg(report: ReportResult) -> Markup | None:
     """How large each behavior's changes are, layer by layer; None where nothing of them is measured."""
+    from matplotlib.ticker import MaxNLocator
+
     parts = [one for one in report.parts if any(layer.layer and layer.norm is not None for layer in one.layers)]
     layers = _layers(parts)
     if not parts or not layers:
@@ -70,6 +75,7 @@ def norms_svg(report: ReportResult) -> Markup | None:
                 [None if (norm := of.get(layer)) is None else Mark(norm, norm, norm) for layer in shown] for of in found
             ]
             draw_curves(axis, [float(number) for number in numbers], series(names, marks), x_log=False, y_log=True)
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_xlabel(f"layer ({one_line(prefix, 40)}N)")
             axis.set_ylabel("Frobenius norm of the change, log")
             axis.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.1)

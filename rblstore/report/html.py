@@ -14,7 +14,7 @@ from rblstore.report.html_evidence import (
     verification_section,
 )
 from rblstore.report.html_model import changes_section, composition_section, lineage_section
-from rblstore.report.html_parts import evidence, number, verdict, with_interval
+from rblstore.report.html_parts import by, evidence, number, verdict, with_interval
 from rblstore.report.markup import Markup, element, foreign, join, text
 from rblstore.report.measures import MEASURES
 from rblstore.report.safe_text import one_line
@@ -89,8 +89,7 @@ def _header(report: ReportResult) -> Markup:
     names = [join(" ", element("code", foreign(ref))) for ref in report.refs]
     return join(
         element("h1", foreign(subject.strip() or "(no message)")),
-        element("p", "Report on commit ", evidence(report.commit), names, ", by ", foreign(report.author), ", ",
-                report.time),
+        element("p", "Report on commit ", evidence(report.commit), names, ", by ", by(report.author, report.time)),
         element("p", foreign(rest.strip(), class_="message")) if rest.strip() else Markup(""),
         _tiles(report, latest),
         element("div", element("strong", "To know: "), element("ul", [element("li", foreign(one)) for one in

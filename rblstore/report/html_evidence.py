@@ -17,6 +17,7 @@ from rblstore.report.figures import composition_label, entropy_svg, study_svg
 from rblstore.report.html_model import byte_text
 from rblstore.report.html_parts import (
     HeatCell,
+    by,
     evidence,
     facts,
     heat_table,
@@ -27,7 +28,7 @@ from rblstore.report.html_parts import (
     with_interval,
 )
 from rblstore.report.markup import Markup, element, foreign, join
-from rblstore.report.measures import condition_labels, measure, scalar_text
+from rblstore.report.measures import condition_labels, measure, scalar_text, study_title
 from rblstore.report.safe_text import one_line, short_figure
 
 _DECIDED = {
@@ -35,8 +36,9 @@ _DECIDED = {
     "upper_95": "by the upper ends of the 95 % intervals of KL and JS",
     "mean": "by the means of KL and JS",
 }
-_SHOWN = ("kl", "js", "rf", "entropy", "relative_l2", "cosine", "kept", "output_overlap", "delta_cosine", "svar")
-_MOST_ROWS = 80
+_FIRST = ("kl", "js", "rf", "relative_l2", "entropy", "kept", "svar")
+_MOST_MEASURES = 8
+_MOST_ROWS = 60
 
 
 def verification_section(report: ReportResult) -> Markup:
@@ -78,7 +80,7 @@ def _verification(at: int, one: VerificationFact, report: ReportResult) -> Marku
         ("probe", join(foreign(probe.name), " ", evidence(one.probe)) if probe else evidence(one.probe)),
         ("baseline", evidence(one.baseline)),
         ("environment", element("a", f"no. {one.environment}", href=f"#environment-{one.environment}")),
-        ("by", join(foreign(one.author), ", ", one.time)),
+        ("by", by(one.author, one.time)),
         ("evidence", evidence(one.id)),
     ]  # fmt: skip
     return element("div", element("h3", f"V{at} ", verdict(one.verdict)), facts(rows), class_="card", id=f"v{at}")
@@ -174,8 +176,8 @@ def _baseline(one: BaselineFact) -> tuple[str | Markup, ...]:
         else element("small", f"not computed: {one.reason}")
     )
     where = element("a", f"no. {one.environment}", href=f"#environment-{one.environment}")
-    by = join(foreign(one.author), ", ", one.time)
-    return foreign(composition_label(one, 80)), entropy, byte_text(one.bytes), where, by, evidence(one.id)
+    who = by(one.author, one.time)
+    return foreign(composition_label(one, 80)), entropy, byte_text(one.bytes), where, who, evidence(one.id)
 
 
 def _entropy_table(probe: ProbeFact, about: list[BaselineFact]) -> Markup:
@@ -207,9 +209,11 @@ def _study(one: StudyFact) -> Markup:
     from rblstore.operations.study_summary import summarise
 
     record = one.record
-    rows = summarise(record)
+    every = summarise(record)
+    rows = [row for row in every if row.condition.get("tensor") is None]
     labels = condition_labels([row.condition for row in rows], 60)
-    names = [name for name in _SHOWN if any(row.measures.get(name) is not None for row in rows)]
+    measured = dict.fromkeys(name for row in rows for name, found in row.measures.items() if found is not None)
+    names = sorted(measured, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))[:_MOST_MEASURES]
     cells = []
     for label, row in zip(labels[:_MOST_ROWS], rows, strict=False):
         values = [(row.measures.get(name), measure(name)) for name in names]
@@ -222,20 +226,21 @@ def _study(one: StudyFact) -> Markup:
             )
         )
     header = ("condition", *(f"{measure(name).label}{_unit(name)}" for name in names), "bit-equal", "seeds")
-    cut = f" The first {_MOST_ROWS} of {len(rows)} conditions." if len(rows) > _MOST_ROWS else ""
+    shown = min(len(rows), _MOST_ROWS)
+    cut = f" {shown} of {len(every)} conditions; rbl show has all." if shown < len(every) else ""
     details = facts(
         [
             ("commits", join([join(" " if at else "", evidence(id)) for at, id in enumerate(record.commits)])),
             ("probes", join([join(" " if at else "", evidence(id)) for at, id in enumerate(record.probes)]) or "none"),
             ("asked for", foreign(_parameters(record.parameters.items())) if record.parameters else None),
             ("environment", element("a", f"no. {one.environment}", href=f"#environment-{one.environment}")),
-            ("by", join(foreign(record.author), ", ", record.time)),
+            ("by", by(record.author, record.time)),
             ("evidence", evidence(one.id)),
         ]
     )
     return element(
         "div",
-        element("h3", f"{record.study.replace('_', ' ').capitalize()} "),
+        element("h3", study_title(record.study)),
         element("figure", study_svg(one)),
         details,
         element("details", element("summary", "Its numbers"),

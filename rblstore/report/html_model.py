@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rblstore.operations.report_facts import LineageCommit, OperationFact, PartFact, ReportResult
 from rblstore.report.figures import norms_svg
-from rblstore.report.html_parts import evidence, facts, number, short_id, table, verdict
+from rblstore.report.html_parts import by, evidence, facts, number, short_id, table, verdict
 from rblstore.report.lineage import lineage_svg
 from rblstore.report.markup import Markup, element, foreign, join
 from rblstore.report.safe_text import figure_text
@@ -104,7 +104,7 @@ def _commit(one: LineageCommit) -> Markup:
             [
                 ("commit", evidence(one.commit)),
                 ("parents", join(parents) if parents else "none"),
-                ("by", join(foreign(one.author), ", ", one.time)),
+                ("by", by(one.author, one.time)),
                 ("behaviors", foreign(slots) if slots else "none"),
                 ("changed", foreign(changes)),
                 ("identity", "another than its parent's" if one.identity_changed else None),
@@ -130,7 +130,7 @@ def _operations(report: ReportResult) -> Markup:
 def _operation(one: OperationFact) -> tuple[Markup | str, ...]:
     what = join(foreign(one.description), " (undone later)" if one.undone else "")
     refs = join([element("div", foreign(change.ref)) for change in one.changes])
-    return str(one.sequence), what, refs, join(foreign(one.author), ", ", one.time), short_id(one.id)
+    return str(one.sequence), what, refs, by(one.author, one.time), short_id(one.id)
 
 
 def changes_section(report: ReportResult) -> Markup:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rblstore.divergence.intervals import Interval
-from rblstore.report.markup import Markup, element, join
+from rblstore.report.markup import Markup, element, foreign, join
 from rblstore.report.palette import shade
-from rblstore.report.safe_text import figure_text, short_figure
+from rblstore.report.safe_text import figure_text, one_line, short_figure
 
 WORDS = {
     "exact": "exact",
@@ -48,7 +48,19 @@ def with_interval(value: float | None, found: Interval | None, unit: str = "") -
     if value is None or found is None or found.low == found.high:
         return number(value, unit)
     ends = f"{100 * found.level:g} %: {figure_text(found.low)} to {figure_text(found.high)}"
-    return join(number(value, unit), " ", element("small", ends))
+    return join(number(value, unit), " ", element("small", ends, class_="interval"))
+
+
+def moment(time: str) -> Markup:
+    """A time as people read it; all of it on demand."""
+    at = one_line(time, 40)
+    readable = f"{at[:10]} {at[11:16]} UTC" if at.endswith("Z") and at[10:11] == "T" else at
+    return element("time", readable, datetime=at, title=at)
+
+
+def by(author: str, time: str) -> Markup:
+    """Who, and when."""
+    return join(foreign(author), ", ", moment(time))
 
 
 def facts(rows: Iterable[tuple[str, str | Markup | None]]) -> Markup:
@@ -139,7 +151,12 @@ def heat_table(
         drawn = [_cell(cell, part) for cell in cells]
         top = element("tr", element("th", head, scope="rowgroup", colspan=str(max(1, len(columns)))))
         body.append(element("tbody", top, element("tr", drawn)))
-    header = element("thead", element("tr", [element("th", column, scope="col") for column in columns]))
+    header = element(
+        "thead",
+        element(
+            "tr", [element("th", column, scope="col", style=f"width:{100 / len(columns):.2f}%") for column in columns]
+        ),
+    )
     inner = element("table", element("caption", f"{caption} {shades} {first}"), header, body, class_="heat")
     return element("div", inner, class_="scroll", tabindex="0", role="region", aria_label=caption)
 

@@ -98,7 +98,7 @@ def lineage_svg(commits: Sequence[LineageCommit], older: int) -> Markup:
         element("text", f"and {older} older", x=str(left), y=str(height - 8), font_size="11", fill="#595959")
     ] if older else []  # fmt: skip
     described = "; ".join(
-        f"{one.commit.short} {one_line(one.message, 60)}, parents "
+        f"{one.commit.short} {one_line(one.subject, 60)}, parents "
         + (", ".join(parent.short for parent in one.parents) or "none")
         for one in commits
     )
@@ -161,7 +161,7 @@ def _commit(row: int, lane: int, one: LineageCommit, left: int) -> Markup:
     return join(
         dot,
         cross,
-        element("text", one_line(one.message, 42), x=str(left), y=str(y + 1), font_size="13", font_weight="600",
+        element("text", one_line(one.subject, 42), x=str(left), y=str(y + 1), font_size="13", font_weight="600",
                 fill="#1a1a1a"),
         element("text", second, x=str(left), y=str(y + 16), font_size="11", fill="#595959"),
         element("text", third, x=str(left), y=str(y + 30), font_size="11", fill="#1a1a1a"),

@@ -55,6 +55,24 @@ MEASURES: Final[Mapping[str, Measure]] = {
 }
 
 
+_TITLES: Final[Mapping[str, str]] = {
+    "elimination": "Elimination: what is left when a part of the behavior is set to zero",
+    "mutation": "Weight mutation: noise in every layer, and no snapshot",
+    "svar": "SVAR: how far small perturbations of the behavior move the outputs",
+    "mechanisms": "Mechanisms: what each way back recovers",
+    "entropy": "Entropy of the outputs over repeated runs",
+    "scale": "Scale: recovery across identities",
+    "interference": "Interference: how much of a behavior's effect is left beside another",
+    "attribution": "Attribution: which behavior moved which prompt",
+    "shift": "Shift: the same measurement on other prompts",
+}
+
+
+def study_title(study: str) -> str:
+    """What a study is about, by its name; one that is not known goes by its name."""
+    return _TITLES.get(study) or f"Study: {study.replace('_', ' ')}"
+
+
 def measure(name: str) -> Measure:
     """A quantity by its name; one that is not known goes by its name."""
     return MEASURES.get(name) or Measure(name.replace("_", " ")[:40], "", False, "")
@@ -90,6 +108,9 @@ def condition_labels(conditions: Sequence[Mapping[str, Scalar]], longest: int = 
     names = varying(conditions) or list(dict.fromkeys(name for condition in conditions for name in condition))
     labels = []
     for condition in conditions:
+        if isinstance(condition.get("part"), str):
+            labels.append(_part_label(condition, longest))
+            continue
         parts = []
         for name in names:
             if name not in condition:
@@ -100,3 +121,16 @@ def condition_labels(conditions: Sequence[Mapping[str, Scalar]], longest: int = 
             parts.append(text if isinstance(value, str) else f"{name.replace('_', ' ')} {text}")
         labels.append(" · ".join(parts) or "as it is")
     return labels
+
+
+def _part_label(condition: Mapping[str, Scalar], longest: int) -> str:
+    """A condition of a study of several parts: ``given: polite beside terse``."""
+    said = " beside ".join(
+        scalar_text(condition[name], longest) for name in ("behavior", "given") if condition.get(name) is not None
+    )
+    tensor = condition.get("tensor")
+    known = ("part", "behavior", "given", "tensor")
+    rest = [f"{name} {scalar_text(value, longest)}" for name, value in condition.items() if name not in known]
+    parts = [said, *([scalar_text(tensor, longest)] if tensor is not None else []), *rest]
+    words = " · ".join(part for part in parts if part)
+    return f"{scalar_text(condition['part'], longest)}: {words}" if words else scalar_text(condition["part"], longest)

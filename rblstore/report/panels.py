@@ -47,10 +47,10 @@ class Series:
     style: Style
 
 
-def series(names: Sequence[str], marks: Sequence[Sequence[Mark | None]]) -> list[Series]:
-    """Series in the order of the palette; those without any value are left out."""
+def series(names: Sequence[str], marks: Sequence[Sequence[Mark | None]], *, every: int = 1) -> list[Series]:
+    """Series in the order of the palette, of which every so-manieth is taken; those without any value are left out."""
     return [
-        Series(name, of, SERIES[at % len(SERIES)])
+        Series(name, of, SERIES[at * every % len(SERIES)])
         for at, (name, of) in enumerate(zip(names, marks, strict=True))
         if any(mark is not None for mark in of)
     ]

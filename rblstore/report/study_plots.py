@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from rblstore.objects.study_records import Study, StudyPoint
 from rblstore.report.drawing import check_format, draw, new_figure, plot_format
-from rblstore.report.measures import LN2, axis_label, condition_labels, measure, scalar_text, varying
-from rblstore.report.palette import FAINT
-from rblstore.report.panels import Mark, draw_curves, draw_dots, draw_matrix, ends, exact_handle, series
+from rblstore.report.measures import LN2, axis_label, condition_labels, measure, scalar_text, study_title, varying
+from rblstore.report.palette import FAINT, SERIES
+from rblstore.report.panels import Mark, Series, draw_curves, draw_dots, draw_matrix, ends, exact_handle, series
 from rblstore.report.safe_text import figure_text, one_line
 from rblstore.report.zero_axis import reference_line
 
@@ -27,18 +27,6 @@ WIDTH: Final = 6.4
 MOST_ROWS: Final = 40
 """The most rows of a matrix or of dots that are drawn; what is left out is said."""
 _MOST_COLUMNS: Final = 16
-
-_TITLES: Final[Mapping[str, str]] = {
-    "elimination": "Elimination: what is left when a part of the behavior is set to zero",
-    "mutation": "Weight mutation: noise in every layer, and no snapshot",
-    "svar": "SVAR: how far small perturbations of the behavior move the outputs",
-    "mechanisms": "Mechanisms: what each way back recovers",
-    "entropy": "Entropy of the outputs over repeated runs",
-    "scale": "Recovery across identities",
-    "interference": "Interference: how much of a behavior's effect is left beside another",
-    "attribution": "Attribution: which behavior moved which prompt",
-    "shift": "Shift: the same measurement on other prompts",
-}
 
 
 @dataclass(frozen=True)
@@ -100,21 +88,23 @@ def plot_study(record: Study, out: str | Path | BinaryIO, format: str | None = N
     draw(lambda: study_figure(record), target, chosen)
 
 
-def study_figure(record: Study, width: float = WIDTH) -> Figure:
+def study_figure(record: Study, width: float = WIDTH, *, titled: bool = True) -> Figure:
     """The picture of a study; call it within :func:`rblstore.report.drawing.drawing`.
 
     Args:
         record: The study.
         width: Inches.
+        titled: Whether what it is stands above it.
     """
     from rblstore.operations.study_summary import summarise
 
     it = _Drawing(record, summarise(record), width)
     make = _KINDS.get(record.study, _anything)
     figure = make(it)
-    title = _TITLES.get(record.study, f"Study: {record.study.replace('_', ' ')}")
-    letters = int(width * 13.5)
-    figure.suptitle(textwrap.fill(title, letters), x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    title = study_title(record.study)
+    if titled:
+        lines = textwrap.fill(title, int(width * 12.0))
+        figure.suptitle(lines, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
     footer = "\n".join(textwrap.wrap(_footer(it), int(width * 19)))
     figure.supxlabel(footer, x=0.01, ha="left", fontsize=7.5, color=FAINT)
     return figure
@@ -173,23 +163,42 @@ def _mutation(it: _Drawing) -> Figure:
 
 
 def _curve(it: _Drawing, key: str, label: str, *, x_log: bool) -> Figure:
-    values = [condition.get(key) for condition in it.conditions]
-    xs = [float(value) for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
-    names = it.known(_DIVERGENCES)
-    if len(xs) < len(it.rows) or varying(it.conditions) not in ([key], []) or not names:
+    """Curves over a number; where one more member of the conditions varies, a curve for each of its values."""
+    numbers = [condition.get(key) for condition in it.conditions]
+    places = {float(one) for one in numbers if isinstance(one, (int, float)) and not isinstance(one, bool)}
+    others = [name for name in varying(it.conditions) if name != key]
+    names, below = it.known(_DIVERGENCES), it.known(["rf"])
+    groups = list(dict.fromkeys(scalar_text(one.get(others[0])) if others else "" for one in it.conditions))
+    if len(others) > 1 or not names or len(groups) * len(names) > len(SERIES) or None in numbers or not places:
         return _anything(it)
-    order = sorted(range(len(xs)), key=xs.__getitem__)
-    below = it.known(["rf"])
+    xs = sorted(places)
+    rows = {
+        (float(one[key]), scalar_text(one.get(others[0])) if others else ""): at for at, one in enumerate(it.conditions)
+    }
+
+    def curves(measures: Sequence[str]) -> list[Series]:
+        marks = [
+            [it.marks(name)[rows[x, group]] if (x, group) in rows else None for x in xs]
+            for group in groups
+            for name in measures
+        ]
+        words = [
+            f"{measure(name).label}{f', {others[0]} {group}' if group else ''}" for group in groups for name in measures
+        ]
+        # RF looks as the KL does that it is made of.
+        every = len(names) if measures == below else 1
+        return series(words, marks, every=every)
+
     figure, axes = _panels(it.width, [2.9, *([1.3] if below else [])])
-    found = series([measure(name).label for name in names], [[it.marks(name)[at] for at in order] for name in names])
-    exact = draw_curves(axes[0], [xs[at] for at in order], found, x_log=x_log, y_log=True)
+    found = curves(names)
+    exact = draw_curves(axes[0], xs, found, x_log=x_log, y_log=True)
     axes[0].set_ylabel(f"{axis_label(names)}, log")
     if "js" in names and any(value > 0 for value in ends(found)):
         reference_line(axes[0], LN2, "ln 2: the most that JS can be")
-    _legend(axes[0], exact=exact)
+    _legend(axes[0], exact=exact, columns=int(it.width / 1.9))
     if below:
-        again = series([measure("rf").label], [[it.marks("rf")[at] for at in order]])
-        draw_curves(axes[1], [xs[at] for at in order], again, x_log=x_log, y_log=False)
+        again = curves(below)
+        draw_curves(axes[1], xs, again, x_log=x_log, y_log=False)
         _recovery(axes[1], "y", ends(again))
         axes[1].set_ylabel("RF")
     axes[-1].set_xlabel(label)
@@ -383,12 +392,12 @@ def _recovery(axis: Axes, which: Any, found: Sequence[float]) -> None:
     reference_line(axis, 0.0, "", which=which)
 
 
-def _legend(axis: Axes, *, exact: bool) -> None:
+def _legend(axis: Axes, *, exact: bool, columns: int = 4) -> None:
     handles, _ = axis.get_legend_handles_labels()
     if exact:
         handles.append(exact_handle())
     if len(handles) > 1 or exact:
-        axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4, borderaxespad=0.1,
+        axis.legend(handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=columns, borderaxespad=0.1,
                     columnspacing=1.4, handletextpad=0.6)  # fmt: skip
 
 

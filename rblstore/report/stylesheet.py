@@ -45,6 +45,12 @@ table { border-collapse: collapse; font-size: .9rem; margin: .4rem 0; }
 caption { text-align: left; padding: .2rem 0 .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); }
 th { font-weight: 600; }
+.scroll td, .scroll th { overflow-wrap: break-word; }
+.scroll td { min-width: 3rem; }
+.scroll table:not(.heat) td:first-child { min-width: 6rem; }
+.scroll caption { position: sticky; left: 0; max-width: 88vw; }
+td small.interval { display: block; white-space: nowrap; }
+time, .nowrap { white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 table.heat { border-collapse: separate; border-spacing: 2px; width: 100%; }
 table.heat td { text-align: center; border: 0; padding: .3rem .4rem; min-width: 4.2rem; border-radius: 3px;
@@ -56,6 +62,7 @@ table.heat .none { background: #fff; outline: 1px dashed #999; outline-offset: -
 .flag { font-weight: 700; }
 figure { margin: .8rem 0; max-width: 36rem; }
 svg.figure, svg.lineage { display: block; width: 100%; height: auto; max-width: 36rem; }
+svg.lineage { max-width: 30rem; }
 svg.figure * { stroke-linejoin: round; stroke-linecap: butt; }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 1.6rem; }
 .prompt { white-space: pre-wrap; }
@@ -66,8 +73,7 @@ summary { cursor: pointer; padding: .4rem 0; color: var(--deep); }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .6rem; }
 @media (max-width: 30rem) {
   body { padding: 0 .75rem 2rem; }
-  dl.facts { grid-template-columns: 1fr; gap: 0; }
-  dl.facts dd { margin-bottom: .3rem; }
+  dl.facts { grid-template-columns: 6rem 1fr; }
 }
 @media print {
   body { max-width: none; padding: 0; font-size: 9.5pt; }
