@@ -126,6 +126,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.reindex import ReindexResult
     from rblstore.operations.repack import RepackResult
     from rblstore.operations.repair import RepairResult
+    from rblstore.operations.report_facts import ReportResult
     from rblstore.operations.revert import RevertResult
     from rblstore.operations.show import ShowResult
     from rblstore.operations.status import CheckoutStatus, RepositoryStatus
@@ -153,6 +154,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("reindex", ReindexResult),
         ("repack", RepackResult),
         ("repair", RepairResult),
+        ("report", ReportResult),
         ("revert", RevertResult),
         ("show", ShowResult),
         ("state list", StateInfo),

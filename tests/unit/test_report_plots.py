@@ -97,7 +97,7 @@ def panels(kind: str, points: list[StudyPoint] | None = None) -> list[Any]:
 
 def test_elimination_is_a_curve_whose_zero_lies_in_a_strip() -> None:
     axis, below = panels("elimination")
-    assert [text.get_text() for text in axis.get_yticklabels()][0] == "0"
+    assert next(text.get_text() for text in axis.get_yticklabels()) == "0"
     (line,) = [line for line in axis.get_lines() if line.get_label() == "KL"]
     assert list(line.get_xdata()) == [0.0, 0.01, 0.5, 1.0]
     smallest = min(value for value in line.get_ydata()[:-1])
