@@ -86,6 +86,10 @@ def axis_label(names: Iterable[str]) -> str:
     return f"{labels} ({'; '.join(units)})" if units else labels
 
 
+_OUR_WORDS: Final = ("mechanism", "part", "perturbation", "recovery", "reset", "role")
+"""Members of conditions whose values are names of ours, and not somebody else's."""
+
+
 def varying(conditions: Sequence[Mapping[str, Scalar]]) -> list[str]:
     """The members of conditions that are not the same in all of them, in the order in which they come."""
     names = dict.fromkeys(name for condition in conditions for name in condition)
@@ -116,11 +120,17 @@ def condition_labels(conditions: Sequence[Mapping[str, Scalar]], longest: int = 
             if name not in condition:
                 continue
             value = condition[name]
-            text = scalar_text(value, longest)
-            # Words speak for themselves; a number or a yes does not.
-            parts.append(text if isinstance(value, str) else f"{name.replace('_', ' ')} {text}")
+            parts.append(_member(name, value, longest))
         labels.append(" · ".join(parts) or "as it is")
     return labels
+
+
+def _member(name: str, value: Scalar, longest: int) -> str:
+    """One member of a condition: words speak for themselves, a number or a yes does not."""
+    text = scalar_text(value, longest)
+    if not isinstance(value, str):
+        return f"{name.replace('_', ' ')} {text}"
+    return text.replace("_", " ") if name in _OUR_WORDS else text
 
 
 def _part_label(condition: Mapping[str, Scalar], longest: int) -> str:
@@ -130,7 +140,7 @@ def _part_label(condition: Mapping[str, Scalar], longest: int) -> str:
     )
     tensor = condition.get("tensor")
     known = ("part", "behavior", "given", "tensor")
-    rest = [f"{name} {scalar_text(value, longest)}" for name, value in condition.items() if name not in known]
+    rest = [_member(name, value, longest) for name, value in condition.items() if name not in known]
     parts = [said, *([scalar_text(tensor, longest)] if tensor is not None else []), *rest]
     words = " · ".join(part for part in parts if part)
     return f"{scalar_text(condition['part'], longest)}: {words}" if words else scalar_text(condition["part"], longest)

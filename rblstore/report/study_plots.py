@@ -345,7 +345,7 @@ def _dots(it: _Drawing, groups: Sequence[Sequence[str]]) -> Figure:
         for at in rows:
             if all(one.marks[at] is None for one in found):
                 axis.annotate("undefined", (0.01, at), xycoords=("axes fraction", "data"), va="center", color=FAINT,
-                              fontsize=8)  # fmt: skip
+                              fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
     _legend(axes[0], exact=exact)
     for axis, names in zip(axes[1:], groups[1:], strict=True):
         if len(names) > 1:

@@ -88,9 +88,24 @@ def output_options(function: Command) -> Command:
     return function
 
 
+def _drawable(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """Refuses a picture that cannot be drawn, before minutes are spent on what it would show."""
+    if value is not None:
+        from rblstore.report.drawing import plot_format
+
+        plot_format(value)
+    return value
+
+
 def _outputs() -> tuple[Callable[[Any], Any], ...]:
     return (
-        click.option("--plot", type=PATH, metavar="FILE", help="Draw it into FILE: .svg, .png or .pdf."),
+        click.option(
+            "--plot",
+            type=PATH,
+            callback=_drawable,
+            metavar="FILE",
+            help="Draw it into FILE: .svg, .png or .pdf.",
+        ),
         click.option("--csv", type=PATH, metavar="FILE", help="Write every measured number into FILE, one a row."),
     )
 
