@@ -72,9 +72,9 @@ def impossible(kl: float | None, js: float | None) -> str | None:
     """Which bound a pair of mean divergences breaks, or None.
 
     JS is at most ln 2, and at most (ln 2 / 2) KL: both are sums over tokens of p times a function of q / p, and the
-    ratio of the two functions is largest where q is 0. Both hold for every position, and so for means.
+    ratio of the two functions grows with q / p, up to ln 2 / 2. Both hold for every position, and so for means.
     """
-    if js is not None and js > LN2:
+    if js is not None and js > LN2 * (1 + 1e-12):
         return f"JS {js:g} > ln 2 = {LN2:.3f}"
     if js is not None and kl is not None and js > LN2 / 2 * kl * (1 + 1e-9) + 1e-12:
         return f"JS {js:g} > (ln 2 / 2) KL = {LN2 / 2 * kl:.3g}"

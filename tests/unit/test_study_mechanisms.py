@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -232,6 +233,49 @@ def test_a_model_that_is_not_trained_leaves_no_evidence(tmp_path: Path) -> None:
         with pytest.raises(UntrainableModelError, match="BertModel is not trained here"):
             repo.study_mechanisms(mechanisms=["structured"], seeds=1)
         assert repo.studies() == []
+        # Noise needs no loss: what cannot be said of an embedding is None, with the reason, and never called KL.
+        result = repo.study_mechanisms(mechanisms=["unstructured"], resets=["pull_back", "store"], seeds=1)
+        for point in result.record.points:
+            assert point.values["rf"] is None
+            assert "no distribution" in str(point.reason)
+            assert {"relative_l2", "cosine"} == set(point.prompts[0].values)
+            assert point.bit_equal is (point.condition["reset"] == "store")
+
+
+def test_masked_models_are_trained_and_distilled(tmp_path: Path) -> None:
+    import rblstore
+
+    folder = tiny_models.save(tiny_models.bert("BertForMaskedLM"), tmp_path / "bert")
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("masked", identity=folder)
+        repo.add_probe("p", [{"id": "p", "tokens": [5, 17, 80, 3]}])
+        result = repo.study_mechanisms(resets=["distillation", "store"], seeds=1, **QUICK)
+        for point in result.record.points:
+            assert point.bit_equal is (point.condition["reset"] in BACK)
+
+
+def test_the_command_writes_its_table_and_its_picture(story: Story, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from rblstore.cli.program import rbl
+
+    csv, plot = tmp_path / "m.csv", tmp_path / "m.svg"
+    options = ["--mechanism", "reversible", "--behavior", "a", "--seeds", "1", "--training", "trained", "--json"]
+    where = ["-C", str(story.repo.path), "study"]
+    ran = CliRunner().invoke(
+        rbl, [*where, "mechanisms", str(story.commits["a"]), *options, "--csv", str(csv), "--plot", str(plot)]
+    )
+    assert ran.exit_code == 0, ran.output
+    document = json.loads(ran.stdout)
+    assert [(row["condition"]["reset"], row["bit_equal"]) for row in document["summary"]] == [
+        ("none", False),
+        ("unload", True),
+    ]
+    assert csv.read_text().count("unload") >= 3
+    assert plot.read_bytes().lstrip().startswith(b"<?xml")
+    refused = CliRunner().invoke(rbl, [*where, "scale", "main", "--reset", "prayer", "--json"])
+    assert refused.exit_code == 2
+    assert json.loads(refused.stdout)["code"] == "usage"
 
 
 def test_a_behavior_that_stands_on_another_is_a_conflict(story: Story, tmp_path: Path) -> None:
