@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Final
 
 import torch
@@ -12,6 +14,8 @@ from rblstore.errors import ConflictError, InputError
 
 __all__ = [
     "EXTREME",
+    "ORDINARY",
+    "Blocks",
     "NanOutputError",
     "PositionsMismatchError",
     "VocabularyMismatchError",
@@ -23,7 +27,11 @@ __all__ = [
     "float64_device",
     "in_pieces",
     "normalizer",
+    "over_blocks",
 ]
+
+Blocks = Sequence[tuple[slice, list[slice]]]
+"""Rows, and the columns that they are worked through in."""
 
 # Elements of one block on the CPU: small enough for the cache, and just below the 32,768 (2,048 for expm1 and log1p)
 # from which torch splits an operation over its threads. There are thousands of operations, and on busy cores threads
@@ -32,6 +40,10 @@ _BLOCK: Final = 32_000
 _PIECE: Final = 2_000
 # On an accelerator larger blocks pay, since each operation has to be launched: 6 buffers of 8 MiB.
 _ACCELERATOR_BLOCK: Final = 1 << 20
+# Row blocks that a thread is worth: below that, starting it takes longer than it saves.
+_LEAST_BLOCKS: Final = 4
+# Above this no probability is below 1e-260, and no ratio of two above 1e260: nothing over- or underflows.
+ORDINARY: Final = -600.0
 # Beyond this, differences of logits could overflow; -inf lies beyond it too.
 EXTREME: Final = 1e300
 
@@ -109,6 +121,32 @@ def blocks(positions: int, vocabulary: int, device: torch.device) -> Iterator[tu
         yield slice(start, min(start + height, positions)), columns
 
 
+def over_blocks(positions: int, vocabulary: int, device: torch.device, work: Callable[[Blocks], None]) -> None:
+    """Works through the row blocks, on the CPU with as many threads as torch has: each row is one thread's alone.
+
+    Args:
+        positions: How many rows.
+        vocabulary: How wide they are.
+        device: Where it is computed.
+        work: Does its share of the blocks, one after another; it is called once a thread, without gradients.
+    """
+    every = list(blocks(positions, vocabulary, device))
+    threads = min(torch.get_num_threads(), len(every) // _LEAST_BLOCKS) if device.type == "cpu" else 1
+
+    def share(part: Blocks) -> None:
+        with torch.no_grad():  # a setting of each thread
+            work(part)
+
+    if threads <= 1:
+        share(every)
+        return
+    bounds = [len(every) * place // threads for place in range(threads + 1)]
+    with ThreadPoolExecutor(threads, thread_name_prefix="rbl-divergence") as pool:
+        found = [pool.submit(share, every[start:end]) for start, end in pairwise(bounds)]
+    for one in found:
+        one.result()  # what is wrong with the lowest row is what is said
+
+
 def normalizer(
     logits: torch.Tensor, columns: list[slice], device: torch.device, side: str, first: int
 ) -> tuple[float, torch.Tensor]:
@@ -124,9 +162,9 @@ def normalizer(
     Raises:
         NanOutputError: A row holds NaN, +inf or nothing but -inf; names side and position.
     """
-    extremes = [torch.aminmax(logits[:, column], dim=1, keepdim=True) for column in columns]
-    low = torch.cat([found.min for found in extremes], dim=1).amin()
-    high = torch.cat([found.max for found in extremes], dim=1).amax(dim=1, keepdim=True)
+    # Not aminmax: along a dimension that takes five times as long as both of these.
+    low = torch.stack([logits[:, column].amin() for column in columns]).amin()
+    high = torch.cat([logits[:, column].amax(dim=1, keepdim=True) for column in columns], dim=1).amax(1, keepdim=True)
     finite = torch.isfinite(high)
     if not bool(finite.all()):
         row = first + int((~finite[:, 0]).nonzero()[0, 0])

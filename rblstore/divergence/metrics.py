@@ -1,14 +1,17 @@
 """KL, JS and entropy over full next-token distributions: pure functions of tensors (arXiv 2603.02934, Measures).
 
 Everything is computed in float64, block by block, so that the memory needed beside the inputs stays near two
-megabytes (sixty on an accelerator) whatever the number of positions and the size of the vocabulary.
+megabytes a thread (sixty on an accelerator) whatever the number of positions and the size of the vocabulary.
 
 Both divergences are summed in forms whose terms are all non-negative, so that small values keep their digits. With
-``d = log q - log p``, ``u = |d|``, ``e = expm1(-u)`` and ``r = max(p, q)``:
+``d = log q - log p`` and ``t = expm1(d)``, so that ``q = p (1 + t)``:
 
-- KL(p || q) = sum of ``p (expm1(d) - d)``, since the terms ``p expm1(d) = q - p`` add up to nothing. Such a term is
-  ``r (e + u)`` where q < p and ``-r (e + (1 + e) u)`` elsewhere.
-- JS(p, q) = -1/2 sum of ``r ((2 + e) log1p(e / 2) + (1 + e) u)``.
+- KL(p || q) = sum of ``p (t - d)``, since the terms ``p t = q - p`` add up to nothing.
+- JS(p, q) = 1/2 sum of ``p ((1 + t) d - (2 + t) log1p(t / 2))``.
+
+Where a probability is so small that t could overflow, the larger of both takes the place of p. With ``u = |d|``,
+``e = expm1(-u)`` and ``r = max(p, q)`` a term of KL is ``r (e + u)`` where q < p and ``-r (e + (1 + e) u)`` elsewhere,
+and one of JS is ``-1/2 r ((2 + e) log1p(e / 2) + (1 + e) u)``.
 
 A sum that rounding leaves below 0 (or JS above ln 2) is set to that bound, and nothing else is clamped. Equal inputs
 give exact zeros. A logit of -inf is a probability of 0: ``0 log 0`` counts as 0; a token that the reference allows and
@@ -25,6 +28,8 @@ import torch
 
 from rblstore.divergence.blocks import (
     EXTREME,
+    ORDINARY,
+    Blocks,
     NanOutputError,
     PositionsMismatchError,
     VocabularyMismatchError,
@@ -36,6 +41,7 @@ from rblstore.divergence.blocks import (
     float64_device,
     in_pieces,
     normalizer,
+    over_blocks,
 )
 from rblstore.divergence.verdict import recovery_fidelity
 
@@ -146,17 +152,20 @@ def divergences(reference: torch.Tensor, other: torch.Tensor) -> PositionDiverge
     device = float64_device(reference)
     kl = torch.zeros(positions, dtype=torch.float64, device=device)
     js = torch.zeros_like(kl)
-    workspace = _Workspace(min(positions * vocabulary, block_elements(device)), device)
-    with torch.no_grad():
-        for rows, columns in blocks(positions, vocabulary, device):
+
+    def work(part: Blocks) -> None:
+        workspace = _Workspace(min(positions * vocabulary, block_elements(device)), device)
+        for rows, columns in part:
             ours, theirs = reference[rows], other[rows]
             low_ours, norm_ours = normalizer(ours, columns, device, "reference", rows.start)
             low_theirs, norm_theirs = normalizer(theirs, columns, device, "other", rows.start)
-            extreme = not min(low_ours, low_theirs) > -EXTREME
+            lowest = min(low_ours - float(norm_ours.max()), low_theirs - float(norm_theirs.max()))
             for column in columns:
-                terms = workspace.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, extreme=extreme)
+                terms = workspace.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, lowest=lowest)
                 kl[rows] += terms.kl
                 js[rows] += terms.js
+
+    over_blocks(positions, vocabulary, device, work)
     return PositionDivergences(kl.clamp_(min=0.0), js.clamp_(min=0.0, max=math.log(2.0)))
 
 
@@ -218,13 +227,26 @@ class _Workspace:
         norm_ours: torch.Tensor,
         norm_theirs: torch.Tensor,
         *,
-        extreme: bool,
+        lowest: float,
     ) -> PositionDivergences:
-        """What these columns add to the divergences of their rows; ``extreme`` where a logit may be -inf."""
-        log_p, log_q, u, e, mixed, h = (buffer[: ours.numel()].view(ours.shape) for buffer in self._buffers)
+        """What these columns add to the divergences of their rows; no log-probability is below ``lowest``."""
+        buffers = [buffer[: ours.numel()].view(ours.shape) for buffer in self._buffers]
+        log_p, log_q, d, t, h, mixed = buffers
         log_p.copy_(ours).sub_(norm_ours)
         log_q.copy_(theirs).sub_(norm_theirs)
-        torch.sub(log_q, log_p, out=u)
+        torch.sub(log_q, log_p, out=d)
+        if not lowest > ORDINARY:
+            return self._far(buffers, extreme=not lowest > -EXTREME)
+        p = exp_(log_p)
+        in_pieces(torch.Tensor.expm1_, t.copy_(d))
+        log_mixed = in_pieces(torch.Tensor.log1p_, torch.mul(t, 0.5, out=log_q))
+        kl = torch.sub(t, d, out=h).mul_(p).sum(dim=1)
+        torch.addcmul(d, t, d, out=mixed).sub_(log_mixed, alpha=2.0).addcmul_(t, log_mixed, value=-1.0)
+        return PositionDivergences(kl, mixed.mul_(p).sum(dim=1).mul_(0.5))
+
+    def _far(self, buffers: list[torch.Tensor], *, extreme: bool) -> PositionDivergences:
+        """The same where probabilities may be 0 or nearly; ``extreme`` where a logit may be -inf."""
+        log_p, log_q, u, e, h, mixed = buffers
         forbidden = None
         if extreme:
             # Both -inf gives NaN, which counts as 0; one of them gives an infinity, which must not meet a factor of 0.

@@ -1,11 +1,10 @@
 """Every measure of one output against another, in one pass over the values (arXiv 2603.02934, Measures).
 
-Beside KL and JS as :mod:`rblstore.divergence.metrics` has them, with ``d = log q - log p``, ``u = |d|``,
-``e = expm1(-u)`` and ``r = max(p, q)``, p being the reference's distribution:
+Beside KL and JS as :mod:`rblstore.divergence.metrics` has them, with ``d = log q - log p`` and ``t = expm1(d)``, p
+being the reference's distribution:
 
-- KL(q || p), summed like KL(p || q) with p and q exchanged: a term is ``-r (e + (1 + e) u)`` where q < p and
-  ``r (e + u)`` elsewhere.
-- TV = 1/2 sum of ``|p - q|`` = -1/2 sum of ``r e``.
+- KL(q || p) = sum of ``p ((1 + t) d - t)``, whose terms are non-negative like those of KL(p || q).
+- TV = 1/2 sum of ``|p - q|`` = 1/2 sum of ``p |t|``.
 - entropy = - sum of ``q log q``: of the measured output, not of the reference.
 - top-k agreement: the share of the k likeliest tokens that both have. Of equally likely ones the lowest ids count, and
   tokens of probability 0 never do.
@@ -23,17 +22,19 @@ import torch
 
 from rblstore.divergence.blocks import (
     EXTREME,
+    ORDINARY,
+    Blocks,
     NanOutputError,
     PositionsMismatchError,
     VocabularyMismatchError,
     block_elements,
-    blocks,
     check_matrix,
     check_pair,
     exp_,
     float64_device,
     in_pieces,
     normalizer,
+    over_blocks,
 )
 from rblstore.divergence.embeddings import embedding_measures
 from rblstore.divergence.measure import PromptMeasurement, values_bytes
@@ -147,20 +148,23 @@ def _measures(reference: torch.Tensor, other: torch.Tensor) -> dict[str, torch.T
     positions, vocabulary = reference.shape
     device = float64_device(reference)
     found = {name: torch.zeros(positions, dtype=torch.float64, device=device) for name in MEASURES}
-    workspace = _Workspace(min(positions * vocabulary, block_elements(device)), device)
-    with torch.no_grad():
-        for rows, columns in blocks(positions, vocabulary, device):
+
+    def work(part: Blocks) -> None:
+        workspace = _Workspace(min(positions * vocabulary, block_elements(device)), device)
+        for rows, columns in part:
             ours, theirs = reference[rows], other[rows]
             low_ours, norm_ours = normalizer(ours, columns, device, "reference", rows.start)
             low_theirs, norm_theirs = normalizer(theirs, columns, device, "other", rows.start)
-            extreme = not min(low_ours, low_theirs) > -EXTREME
+            lowest = min(low_ours - float(norm_ours.max()), low_theirs - float(norm_theirs.max()))
             for column in columns:
-                terms = workspace.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, extreme=extreme)
+                terms = workspace.terms(ours[:, column], theirs[:, column], norm_ours, norm_theirs, lowest=lowest)
                 for name, term in terms:
                     found[name][rows] += term
             first, second = _likeliest(ours, 5), _likeliest(theirs, 5).to(ours.device)
             found["top1_agreement"][rows] = _agreement(first[:, :1], second[:, :1]).to(device)
             found["top5_agreement"][rows] = _agreement(first, second).to(device)
+
+    over_blocks(positions, vocabulary, device, work)
     for name in _SUMMED:
         found[name].clamp_(min=0.0, max=_MOST.get(name, math.inf))
     return found
@@ -204,13 +208,32 @@ class _Workspace:
         norm_ours: torch.Tensor,
         norm_theirs: torch.Tensor,
         *,
-        extreme: bool,
+        lowest: float,
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        """What these columns add to each sum of their rows; ``extreme`` where a logit may be -inf."""
-        log_p, log_q, u, e, mixed, h, q = (buffer[: ours.numel()].view(ours.shape) for buffer in self._buffers)
+        """What these columns add to each sum of their rows; no log-probability is below ``lowest``."""
+        buffers = [buffer[: ours.numel()].view(ours.shape) for buffer in self._buffers]
+        log_p, log_q, d, t, mixed, h, q = buffers
         log_p.copy_(ours).sub_(norm_ours)
         log_q.copy_(theirs).sub_(norm_theirs)
-        torch.sub(log_q, log_p, out=u)
+        torch.sub(log_q, log_p, out=d)
+        if not lowest > ORDINARY:
+            yield from self._far(buffers, extreme=not lowest > -EXTREME)
+            return
+        exp_(q.copy_(log_q))
+        yield "entropy", q.mul_(log_q).sum(dim=1).neg_()
+        p = exp_(log_p)
+        in_pieces(torch.Tensor.expm1_, t.copy_(d))
+        log_mixed = in_pieces(torch.Tensor.log1p_, torch.mul(t, 0.5, out=log_q))
+        yield "tv", torch.abs(t, out=h).mul_(p).sum(dim=1).mul_(0.5)
+        yield "kl", torch.sub(t, d, out=h).mul_(p).sum(dim=1)
+        of_q = torch.addcmul(d, t, d, out=mixed)
+        yield "kl_reverse", torch.sub(of_q, t, out=h).mul_(p).sum(dim=1)
+        of_q.sub_(log_mixed, alpha=2.0).addcmul_(t, log_mixed, value=-1.0)
+        yield "js", of_q.mul_(p).sum(dim=1).mul_(0.5)
+
+    def _far(self, buffers: list[torch.Tensor], *, extreme: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        """The same where probabilities may be 0 or nearly; ``extreme`` where a logit may be -inf."""
+        log_p, log_q, u, e, mixed, h, q = buffers
         forward = backward = None
         if extreme:
             # Both -inf gives NaN, which counts as 0; one of them gives an infinity, which must not meet a factor of 0.

@@ -20,6 +20,7 @@ import pytest
 import scale
 import synthetic
 import targets
+import verification
 from measuring import ProcessFailedError, Run, run
 from peer_tools import ADAPTER, BASE, FINE_TUNE, MERGED, PEERS, STEPS, TOUCHED, UNTOUCHED, Action, Peer, installed
 
@@ -314,3 +315,31 @@ def test_made_behaviors_differ_and_made_weights_are_normal(tmp_path: Path) -> No
     assert json.loads(data[8 : 8 + length])["model.layers.0.weight"]["dtype"] == "BF16"
     assert abs(float(values.std()) - 0.02) < 1e-3
     assert abs(float(values.mean())) < 1e-3
+
+
+def _verification_document(differing: float = 1.4) -> dict[str, Any]:
+    names = tuple(verification.TITLES)
+    return {
+        "name": "verification", "machine": _document(rblstore=1.0, dvc_hardlink=1.0, borg_none=1.0)["machine"],
+        "versions": {"python": "3"}, "rounds": 3, "threads": 2, "model": "m", "parameters": 2_000_000, "dtype": "BF16",
+        "prompts": 10, "positions": 154, "vocabulary": 262_144,
+        "memory_over_model_bytes": {"bare": 1_000_000, "equal": 2_000_000, "differing": 301_000_000},
+        "wall_s": {name: [1.0, 9.0, 0.5] for name in names}, "cpu_s": {name: [1.0] * 3 for name in names},
+        "ratios": {"equal": [1.05, 9.0, 1.0], "differing": [differing, 9.0, 1.0], "plain": [1.8, 1.9, 1.7]},
+        "cpu_ratios": {"equal": [1.0] * 3, "differing": [1.3] * 3, "plain": [1.8] * 3},
+    }  # fmt: skip
+
+
+def test_verification_targets_are_medians_of_ratios() -> None:
+    document = _verification_document()
+    found = _by_name(targets.verdicts(document, verification.TARGETS))
+    assert found["verify outputs that are bit-equal"].measured == 1.05
+    assert found["verify outputs that differ"].met is True
+    assert found["memory over the model"].met is False
+    assert "154 positions x 262,144" in verification.page(document)
+    assert _by_name(targets.verdicts(_verification_document(1.51), verification.TARGETS))[
+        "verify outputs that differ"
+    ].met is False  # fmt: skip
+    document["memory_over_model_bytes"] = dict.fromkeys(document["memory_over_model_bytes"])
+    assert _by_name(targets.verdicts(document, verification.TARGETS))["memory over the model"].met is None
+    assert "not measured" in verification.page(document)

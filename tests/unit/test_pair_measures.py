@@ -9,7 +9,8 @@ import pytest
 import tiny_models
 import torch
 
-from rblstore.divergence import blocks
+from rblstore.divergence import blocks, metrics
+from rblstore.divergence import pair_measures as pair_measures_module
 from rblstore.divergence.embeddings import embedding_measures
 from rblstore.divergence.measure import PromptMeasurement, measure
 from rblstore.divergence.metrics import (
@@ -41,9 +42,7 @@ def in_numpy(reference: torch.Tensor, other: torch.Tensor) -> dict[str, np.ndarr
     p, q = np.exp(log_p), np.exp(log_q)
     log_m = np.log((p + q) / 2)
     likeliest = [np.argsort(-values.double().numpy(), axis=1, kind="stable") for values in (reference, other)]
-    shared = [
-        len(set(ours[:5]) & set(theirs[:5])) / min(5, len(ours)) for ours, theirs in zip(*likeliest, strict=True)
-    ]
+    shared = [len(set(ours[:5]) & set(theirs[:5])) / min(5, len(ours)) for ours, theirs in zip(*likeliest, strict=True)]
     return {
         "kl": (p * (log_p - log_q)).sum(axis=1),
         "kl_reverse": (q * (log_q - log_p)).sum(axis=1),
@@ -247,3 +246,42 @@ def test_an_infinite_mean_is_none() -> None:
     assert (equal, found["kl"]) == (False, None)
     assert found["kl_reverse"] is not None
     assert found["js"] is not None
+
+
+def test_threads_change_no_number_and_name_the_lowest_position(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Rows are shared out among threads; small blocks make many of them.
+    monkeypatch.setattr(blocks, "_BLOCK", 40)
+    reference, other = logits(30, 100, 1), logits(30, 100, 2)
+    reference[7, 3], other[20, 1] = -INF, -900.0
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3, 7):
+            torch.set_num_threads(threads)
+            assert torch.is_grad_enabled()
+            pair = divergences(reference.clone().requires_grad_(), other)
+            found.append(
+                (pair.kl.tolist(), pair.js.tolist(), [one.tolist() for one in pair_measures(reference, other).values()])
+            )
+        other[25, 0], reference[12, 0], other[29, 0] = math.nan, math.nan, INF
+        for measured in (divergences, pair_measures):
+            with pytest.raises(NanOutputError, match="the reference's logits at position 12 "):
+                measured(reference, other)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_faster_form_and_the_one_for_tiny_probabilities_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    for distance in (20.0, 1.0, 1e-3):
+        reference = logits(6, 500, 1, 8.0).double()
+        other = reference + logits(6, 500, 2, distance).double()
+        faster = pair_measures(reference, other), divergences(reference, other)
+        with monkeypatch.context() as patched:
+            for module in (metrics, pair_measures_module):
+                patched.setattr(module, "ORDINARY", 0.0)
+            other_form = pair_measures(reference, other), divergences(reference, other)
+        for name, values in faster[0].items():
+            torch.testing.assert_close(values, other_form[0][name], rtol=1e-10, atol=0)
+        torch.testing.assert_close(faster[1].kl, other_form[1].kl, rtol=1e-10, atol=0)
+        torch.testing.assert_close(faster[1].js, other_form[1].js, rtol=1e-10, atol=0)
