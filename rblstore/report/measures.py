@@ -44,6 +44,9 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "js_adapted": Measure("JS before", "nats", True, "JS of the adapted model"),
     "svar": Measure("SVAR", "nats", True, "mean KL over perturbations"),
     "kept": Measure("effect kept", "1: all, 0: none", False, "how much of a behavior's effect is left beside another"),
+    "kept_pooled": Measure(
+        "effect kept, pooled", "1: all, 0: none", False, "how much of a behavior's effect is left beside another"
+    ),
     "ratio": Measure("length of the shift", "beside / alone", False, "whether it still moves as far"),
     "output_overlap": Measure(
         "overlap of output subspaces", "0 to 1", False, "mean squared cosine of principal angles"

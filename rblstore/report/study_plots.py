@@ -240,7 +240,7 @@ def _divergences(it: _Drawing) -> Figure:
 
 def _interference(it: _Drawing) -> Figure:
     """How much of each behavior's effect is left beside another, and beneath how far their subspaces overlap."""
-    kept = _pairs(it, "given", ("kept", "kl", "relative_l2"))
+    kept = _pairs(it, "given", ("kept_pooled", "kept", "kl", "relative_l2"))
     shared = _pairs(it, "subspaces", ("output_overlap", "delta_cosine"))
     found = [one for one in (kept, shared) if one is not None]
     return _matrices(it, found) if found else _anything(it)
