@@ -142,8 +142,8 @@ def test_perturbations_are_read_and_written() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "drop", "drop:", "drop:x", "drop:0", "drop:1.5", "drop:nan", "scale:1", "scale:inf", "normal:-1", "normal:0",
-        "uniform:0.1@nowhere", "uniform:0.1@", "flip:0.5", "uniform:@middle",
+        "", "drop", "drop:", "drop:x", "drop:0", "drop:1.5", "drop:nan", "scale:1", "scale:inf", "normal:-1",
+        "normal:0", "uniform:0.1@nowhere", "uniform:0.1@", "flip:0.5", "uniform:@middle",
     ],
 )  # fmt: skip
 def test_what_is_no_perturbation_is_refused(text: str) -> None:
