@@ -50,7 +50,7 @@ th { font-weight: 600; }
 .scroll table:not(.heat) td:first-child { min-width: 6rem; }
 .scroll caption { position: sticky; left: 0; max-width: 88vw; }
 td small.interval { display: block; white-space: nowrap; }
-time, .nowrap { white-space: nowrap; }
+time, td span[title] { white-space: nowrap; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 table.heat { border-collapse: separate; border-spacing: 2px; width: 100%; }
 table.heat td { text-align: center; border: 0; padding: .3rem .4rem; min-width: 4.2rem; border-radius: 3px;
@@ -76,13 +76,18 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .6rem
   dl.facts { grid-template-columns: 6rem 1fr; }
 }
 @media print {
-  body { max-width: none; padding: 0; font-size: 9.5pt; }
+  html { font-size: 9.5pt; }
+  body { max-width: none; padding: 0; }
   nav { display: none; }
   a { color: inherit; text-decoration: none; }
   h2, h3 { break-after: avoid; }
   figure, .card, .tiles > div, ol.commits > li, table.heat tbody, tr { break-inside: avoid; }
   .scroll { overflow: visible; }
-  figure, svg.figure, svg.lineage { max-width: 13.5cm; }
+  table { font-size: 8pt; }
+  .scroll td, .scroll th { min-width: 0; padding-right: .35rem; overflow-wrap: anywhere; }
+  .scroll td small.interval { white-space: normal; font-size: 7pt; }
+  figure, svg.figure, svg.lineage { max-width: 11.5cm; }
+  svg.figure { max-height: 20cm; }
   .verdict, table.heat td, .tiles > div { -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   @page { margin: 1.6cm; }
 }
