@@ -16,6 +16,8 @@ from rblstore.report.study_plots import study_caption, study_figure
 WIDTH: Final = 4.4
 """Inches of a picture on a page: narrow enough to be read on a phone."""
 _MOST_LAYERS: Final = 96
+_WIDE: Final = 20.0
+"""Norms that differ by more than this factor have a logarithmic axis."""
 
 
 def study_svg(study: StudyFact) -> Markup:
@@ -74,10 +76,14 @@ def norms_svg(report: ReportResult) -> Markup | None:
             marks = [
                 [None if (norm := of.get(layer)) is None else Mark(norm, norm, norm) for layer in shown] for of in found
             ]
-            draw_curves(axis, [float(number) for number in numbers], series(names, marks), x_log=False, y_log=True)
+            known = [mark.value for of in marks for mark in of if mark is not None]
+            log = max(known) > _WIDE * min(known)
+            draw_curves(axis, [float(number) for number in numbers], series(names, marks), x_log=False, y_log=log)
+            if not log:
+                axis.set_ylim(0.0, 1.1 * max(known) or 1.0)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
             axis.set_xlabel(f"layer ({one_line(prefix, 40)}N)")
-            axis.set_ylabel("Frobenius norm of the change, log")
+            axis.set_ylabel("Frobenius norm of the change" + (", log" if log else ""))
             axis.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, borderaxespad=0.1)
         else:
             figure = new_figure(WIDTH, 0.9 + 0.27 * len(shown))

@@ -149,7 +149,7 @@ def heat_table(
     body = []
     for head, cells in listed:
         drawn = [_cell(cell, part) for cell in cells]
-        top = element("tr", element("th", head, scope="rowgroup", colspan=str(max(1, len(columns)))))
+        top = element("tr", element("th", element("div", head), scope="rowgroup", colspan=str(max(1, len(columns)))))
         body.append(element("tbody", top, element("tr", drawn)))
     header = element(
         "thead",

@@ -58,6 +58,7 @@ table.heat td { text-align: center; border: 0; padding: .3rem .4rem; min-width: 
 table.heat td small { display: block; color: inherit; font-size: .78rem; }
 table.heat thead th { border: 0; text-align: center; font-size: .85rem; padding: .2rem .3rem; }
 table.heat tbody th { border: 0; font-weight: 400; padding: .6rem 0 .1rem; white-space: pre-wrap; }
+table.heat tbody th > div { position: sticky; left: 0; width: fit-content; max-width: min(100%, calc(100vw - 2rem)); }
 table.heat .none { background: #fff; outline: 1px dashed #999; outline-offset: -1px; color: var(--soft); }
 .flag { font-weight: 700; }
 figure { margin: .8rem 0; max-width: 36rem; }
@@ -83,6 +84,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .6rem
   h2, h3 { break-after: avoid; }
   figure, .card, .tiles > div, ol.commits > li, table.heat tbody, tr { break-inside: avoid; }
   .scroll { overflow: visible; }
+  table.heat tbody th > div { position: static; max-width: none; }
   table { font-size: 8pt; }
   .scroll td, .scroll th { min-width: 0; padding-right: .35rem; overflow-wrap: anywhere; }
   .scroll td small.interval { white-space: normal; font-size: 7pt; }
