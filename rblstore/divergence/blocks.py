@@ -189,6 +189,8 @@ def exp_(block: torch.Tensor) -> torch.Tensor:
 
 def in_pieces(function: Callable[[torch.Tensor], torch.Tensor], block: torch.Tensor) -> torch.Tensor:
     """The contiguous block after an in-place function, applied so that no threads are started for it."""
-    for piece in block.view(-1).split(_PIECE if block.device.type == "cpu" else block.numel()):
+    if block.device.type != "cpu" or torch.get_num_threads() == 1:
+        return function(block)
+    for piece in block.view(-1).split(_PIECE):
         function(piece)
     return block

@@ -9,6 +9,8 @@ Both divergences are summed in forms whose terms are all non-negative, so that s
 - KL(p || q) = sum of ``p (t - d)``, since the terms ``p t = q - p`` add up to nothing.
 - JS(p, q) = 1/2 sum of ``p ((1 + t) d - (2 + t) log1p(t / 2))``.
 
+Rows that are further apart than rounding could matter go a shorter way (:mod:`rblstore.divergence.fast_terms`).
+
 Where a probability is so small that t could overflow, the larger of both takes the place of p. With ``u = |d|``,
 ``e = expm1(-u)`` and ``r = max(p, q)`` a term of KL is ``r (e + u)`` where q < p and ``-r (e + (1 + e) u)`` elsewhere,
 and one of JS is ``-1/2 r ((2 + e) log1p(e / 2) + (1 + e) u)``.
@@ -43,6 +45,7 @@ from rblstore.divergence.blocks import (
     normalizer,
     over_blocks,
 )
+from rblstore.divergence.fast_terms import FastTerms
 from rblstore.divergence.verdict import recovery_fidelity
 
 __all__ = [
@@ -154,9 +157,13 @@ def divergences(reference: torch.Tensor, other: torch.Tensor) -> PositionDiverge
     js = torch.zeros_like(kl)
 
     def work(part: Blocks) -> None:
-        workspace = _Workspace(min(positions * vocabulary, block_elements(device)), device)
+        elements = min(positions * vocabulary, block_elements(device))
+        workspace, fast = _Workspace(elements, device), FastTerms(max(elements, vocabulary), elements, device)
         for rows, columns in part:
             ours, theirs = reference[rows], other[rows]
+            if (found := fast.divergences(ours, theirs, columns)) is not None:
+                kl[rows], js[rows] = found
+                continue
             low_ours, norm_ours = normalizer(ours, columns, device, "reference", rows.start)
             low_theirs, norm_theirs = normalizer(theirs, columns, device, "other", rows.start)
             lowest = min(low_ours - float(norm_ours.max()), low_theirs - float(norm_theirs.max()))
