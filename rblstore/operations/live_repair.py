@@ -32,8 +32,8 @@ def repair_state(state: LiveState) -> tuple[str, ...]:
         differed.
 
     Raises:
-        CorruptError: Stored bytes that are needed are damaged.
-        LiveBrokenError: Something differs still.
+        CorruptError: Stored bytes are damaged; what could not be written is as it was.
+        LiveBrokenError: Something differs still, or what stored bytes are damaged of is not even as it was.
     """
     wanted = state.values.of(state.composition, state.form)
     mounting = state.mounting
@@ -73,8 +73,11 @@ def _replaced(state: LiveState, wanted: Mapping[str, ValueKey]) -> dict[str, str
 
 
 def _write(state: LiveState, wanted: Mapping[str, ValueKey], names: list[str]) -> None:
-    if names:
-        state.values.write({}, {name: wanted[name] for name in names})
+    try:
+        state.values.rewrite(wanted, names)
+    except LiveBrokenError:
+        state.broken = True
+        raise
 
 
 def _left(state: LiveState, wanted: Mapping[str, ValueKey]) -> list[str]:

@@ -6,7 +6,7 @@ and either is known by a key. Changing a model from one composition to another t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -115,12 +115,29 @@ class LiveValues:
             LiveBrokenError: It failed half way, and the value before could not be put back either.
         """
         difference = self._difference(before, after)
-        if not difference.names:
-            return
+        if difference.names:
+            self._write(difference)
+
+    def rewrite(self, wanted: Mapping[str, ValueKey], names: Sequence[str]) -> None:
+        """Gives tensors the values that they should have already, whatever they hold; no copy of that is kept.
+
+        Args:
+            wanted: What the model is to hold.
+            names: Which of it to write.
+
+        Raises:
+            LiveBrokenError: Stored bytes are missing or damaged; every tensor but those that need them holds its value.
+        """
+        if names:
+            size = sum(form_of(wanted[name]).size for name in names)
+            self._write(_Difference(wanted, wanted, tuple(names), size))
+
+    def _write(self, difference: _Difference) -> None:
+        after = difference.after
         self._places.learn(after.keys(), absent=after.keys())
         places = self._places.direct(difference.names, after)
         groups = self._places.fused(difference.names)
-        change = Change(self._places, self._values, before, after)
+        change = Change(self._places, self._values, difference.before, after)
         sources = [after[name] for group in groups for name, _ in group.sources if name in after]
         if difference.size + sum(form_of(key).size for key in sources) <= self._cache.limit:
             values, parts = self._values.get([after[place.name] for place in places]), self._values.get(sources)

@@ -65,6 +65,18 @@ def _cell(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
+def check_csv(path: Path) -> Path:
+    """The path, where a table can be written to it as far as a look tells; before minutes are spent on measuring.
+
+    Raises:
+        CsvWriteError: It is a directory, or lies in none.
+    """
+    if path.is_dir() or not path.parent.is_dir():
+        what = "it is a directory" if path.is_dir() else f"{path.parent} is no directory"
+        raise CsvWriteError(f"{path} cannot be written: {what}", object=str(path), hint="Name a file.")
+    return path
+
+
 def write_study_csv(record: Study, path: Path) -> None:
     """Writes a study as CSV; a file that is there is replaced.
 

@@ -20,10 +20,13 @@ from click.testing import CliRunner
 import rblstore
 from rblstore.cli.program import rbl
 from rblstore.errors import ConflictError, InputError, NotFoundError, UsageError
+from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.study_records import PromptMeasures, Study, StudyPoint
+from rblstore.operations.probe import require_probe
 from rblstore.operations.reindex import reindex
 from rblstore.operations.study_csv import study_csv
 from rblstore.operations.study_journal import stale_journals
+from rblstore.operations.study_model import StudyModel
 from rblstore.operations.study_points import ImpossibleFigureError, check_bounds
 from rblstore.operations.study_run import StudyResult
 from rblstore.operations.study_summary import figures, summarise
@@ -255,6 +258,32 @@ def test_no_second_model_is_loaded(shelf: Shelf, monkeypatch: pytest.MonkeyPatch
     assert counted.loaded == 2
 
 
+def test_what_was_written_into_the_model_never_reaches_another_state(shelf: Shelf) -> None:
+    store = shelf.repo._store
+    both = store.record(store.record(shelf.both, Commit).composition, Composition)
+    base = Composition(both.identity)
+    with StudyModel(store, shelf.both, require_probe(store, None), author="x") as model:
+        references = {one: model.reference(one) for one in (both, base)}
+        for slot in both.slots:
+            phi = model.behavior_tensors(slot)
+            assert phi
+            for tensor in phi.values():
+                tensor.fill_(3.0)
+            assert not model.measured(references[both], {}, None).bit_equal
+            model.become(base)
+            assert model.measured(references[base], {}, None).bit_equal
+            for tensor in model.identity_tensors().values():
+                tensor.fill_(3.0)
+            model.become(both)
+            assert model.measured(references[both], {}, None).bit_equal
+        ground = model.ground_tensors(both.slots[0])
+        assert set(ground) == set(model.behavior_tensors(both.slots[0]))
+        assert all(torch.equal(ground[name], shelf.repo.tensor(shelf.base, name)) for name in ground)
+        model.become(base)
+        with pytest.raises(ConflictError, match="not on the live model"):
+            model.behavior_tensors(both.slots[0])
+
+
 def test_a_study_that_was_interrupted_goes_on(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         counted = _Counted(patch, stop=2)
@@ -400,7 +429,16 @@ def test_the_commands(shelf: Shelf) -> None:
     assert shelf.cli("study", "elimination", shelf.base).exit_code == 2
     assert shelf.cli("study", "mutation", shelf.a, "--alpha", "-1").exit_code == 2
     assert shelf.cli("study", "svar", shelf.a, "--perturb", "x").exit_code == 2
-    assert shelf.cli("study", "elimination", shelf.a, "--csv", "/proc/none/x.csv").exit_code == 1
+
+
+def test_a_table_without_a_place_is_refused_before_anything_is_loaded(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    counted = _Counted(monkeypatch)
+    for path in (tmp_path, tmp_path / "none" / "x.csv"):
+        done = shelf.cli("study", "elimination", shelf.a, "--csv", path, "--json")
+        assert (done.exit_code, json.loads(done.stdout)["code"]) == (1, "csv_write_failed")
+    assert counted.loaded == 0
 
 
 def test_a_cell_is_no_formula() -> None:

@@ -11,6 +11,8 @@ import tiny_models
 import torch
 
 import rblstore
+from rblstore.errors import ConflictError, CorruptError
+from rblstore.operations.live_writing import Change, LiveBrokenError
 
 KINDS = ("lora", "bias_all", "modules_to_save", "pissa", "prompt_tuning")
 
@@ -116,5 +118,44 @@ def test_a_model_that_trains_is_left_alone(shelf: Shelf) -> None:
     with shelf.live("lora") as live:
         live.model.train()
         spoil(live.model)
-        with pytest.raises(rblstore.errors.ConflictError, match="training mode"):
+        with pytest.raises(ConflictError, match="training mode"):
             live.repair()
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30], ids=["straight", "staged"])
+def test_what_cannot_be_read_is_said_and_mended_later(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, cache_bytes: int
+) -> None:
+    with shelf.live("lora", cache_bytes=cache_bytes) as live:
+        expected = tiny_models.outputs(live.model)
+        spoil(live.plain)
+        with monkeypatch.context() as patch:
+            patch.setattr("rblstore.operations.tensor_values.TensorValues.read_into", _damaged)
+            with pytest.raises(LiveBrokenError if cache_bytes == 0 else CorruptError):
+                live.repair()
+        if cache_bytes == 0:
+            with pytest.raises(LiveBrokenError):
+                live.repair()
+            live.switch("lora")
+        else:
+            live.repair()
+        assert tiny_models.outputs(live.model).equal(expected)
+
+
+def _damaged(*_: Any) -> None:
+    raise CorruptError("damaged on purpose")
+
+
+def test_no_copy_is_kept_of_what_is_overwritten(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def straight(change: Change, places: Any, groups: Any, write: Any = Change.straight) -> None:
+        write(change, places, groups)
+        kept.append(len(change._kept))
+
+    monkeypatch.setattr(Change, "straight", straight)
+    with shelf.live("lora", cache_bytes=0) as live:
+        kept.clear()
+        spoil(live.model)
+        live.repair()
+    assert kept == [0]

@@ -97,6 +97,15 @@ def _drawable(_: click.Context, __: click.Parameter, value: Path | None) -> Path
     return value
 
 
+def _writable(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """Refuses a table that has no place, likewise."""
+    if value is not None:
+        from rblstore.operations.study_csv import check_csv
+
+        check_csv(value)
+    return value
+
+
 def _outputs() -> tuple[Callable[[Any], Any], ...]:
     return (
         click.option(
@@ -106,7 +115,13 @@ def _outputs() -> tuple[Callable[[Any], Any], ...]:
             metavar="FILE",
             help="Draw it into FILE: .svg, .png or .pdf.",
         ),
-        click.option("--csv", type=PATH, metavar="FILE", help="Write every measured number into FILE, one a row."),
+        click.option(
+            "--csv",
+            type=PATH,
+            callback=_writable,
+            metavar="FILE",
+            help="Write every measured number into FILE, one a row.",
+        ),
     )
 
 
