@@ -8,7 +8,8 @@ distance and cosine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Final, NamedTuple, TypeVar
@@ -108,21 +109,38 @@ def compare(
         BadValuesError: Recorded values are not as their record says; names the prompt.
         NanOutputError: Outputs are no distributions; names the prompt.
     """
-    outcomes = []
-    for (id, shape, dtype, digest, read), ours in _paired(reference, measured, lambda recorded: recorded[0]):
-        reason = _incomparable(tuple(shape), output or ours.output, ours)
-        like = (tuple(shape), dtype, output or ours.output) == (ours.shape, ours.dtype, ours.output)
-        if like and digest == values_digest(ours.values):
-            outcomes.append(_equal(ours))
-        elif reason is not None and reason != _EMBEDDING:
-            outcomes.append(_Outcome(PromptDivergence(id, None, None, bit_equal=False), False, reason))
-        else:
-            try:
-                theirs = tensor_from_bytes(read(), dtype, shape)
-            except BadValuesError as error:
-                raise BadValuesError(f"prompt {id!r}: {error.message}", object=id, hint=error.hint) from error
-            outcomes.append(_measured(theirs, ours))
+    outcomes: list[_Outcome] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="rbl-reference") as pool:
+        pairs = _paired(_read_ahead(reference, outcomes, pool), measured, lambda recorded: recorded.id)
+        for recorded, ours in pairs:
+            outcomes.append(_compared(recorded, ours, output))  # noqa: PERF401 - what reads ahead looks at them
     return _comparison(outcomes)
+
+
+def _read_ahead(
+    reference: Iterable[Reference], outcomes: Sequence[_Outcome], pool: ThreadPoolExecutor
+) -> Iterator[Reference]:
+    """The references; once an output differed, each is read while the model still runs, since it will differ, too."""
+    for one in reference:
+        recorded = Reference(*one)
+        if outcomes and not outcomes[-1].divergence.bit_equal:
+            recorded = recorded._replace(read=pool.submit(recorded.read).result)
+        yield recorded
+
+
+def _compared(recorded: Reference, ours: PromptMeasurement, output: Output | None) -> _Outcome:
+    id, shape, dtype, digest, read = recorded
+    reason = _incomparable(tuple(shape), output or ours.output, ours)
+    like = (tuple(shape), dtype, output or ours.output) == (ours.shape, ours.dtype, ours.output)
+    if like and digest == values_digest(ours.values):
+        return _equal(ours)
+    if reason is not None and reason != _EMBEDDING:
+        return _Outcome(PromptDivergence(id, None, None, bit_equal=False), False, reason)
+    try:
+        theirs = tensor_from_bytes(read(), dtype, shape)
+    except BadValuesError as error:
+        raise BadValuesError(f"prompt {id!r}: {error.message}", object=id, hint=error.hint) from error
+    return _measured(theirs, ours)
 
 
 def compare_measurements(reference: Iterable[PromptMeasurement], measured: Iterable[PromptMeasurement]) -> Comparison:

@@ -309,14 +309,17 @@ class _Call:
 @contextlib.contextmanager
 def _as_measured(model: torch.nn.Module, device: torch.device) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    # Setting what is set already takes as long as a tenth of a short prompt's forward pass.
+    if any(training for _, training in modes):
+        model.eval()
     try:
         # Not inference_mode: what modules cache in it could never take part in training again.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             yield
     finally:
         for module, training in modes:
-            module.training = training
+            if module.training != training:
+                module.training = training
 
 
 def _refuse_nan(prompt: Prompt, values: torch.Tensor, output: Output) -> None:

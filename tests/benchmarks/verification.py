@@ -4,7 +4,7 @@
         --out docs/benchmarks/verification.json
 
 A baseline is recorded; then forward passes alone, verification of outputs that are equal bit for bit, verification of
-outputs that all differ (the last norm scaled by 1.01 meanwhile), and a plain implementation of the same divergences
+outputs that all differ (the last norm scaled by 1.1 meanwhile), and a plain implementation of the same divergences
 take turns. Each is divided by the mean of the bare passes before and after it, so that a machine that others use as
 well slows both. Memory is the peak above the loaded model, which is reset before each.
 """
@@ -187,7 +187,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         print(f"round {number + 1} of {options.rounds}", file=sys.stderr, flush=True)
         before = _take(document, BARE, subject.bare)
         for name in (EQUAL, DIFFERING, PLAIN):
-            back = (lambda: None) if name == EQUAL else subject.changed(1.01)
+            back = (lambda: None) if name == EQUAL else subject.changed(1.1)
             works = {
                 EQUAL: lambda: subject.verify(True),
                 DIFFERING: lambda: subject.verify(False),
@@ -205,7 +205,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def _memory(subject: Subject) -> dict[str, int | None]:
     found = {BARE: peak_over(subject.bare), EQUAL: peak_over(lambda: subject.verify(True))}
-    back = subject.changed(1.01)
+    back = subject.changed(1.1)
     found[DIFFERING] = peak_over(lambda: subject.verify(False))
     back()
     return found
