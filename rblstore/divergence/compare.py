@@ -113,7 +113,7 @@ def compare(
     with ThreadPoolExecutor(1, thread_name_prefix="rbl-reference") as pool:
         pairs = _paired(_read_ahead(reference, outcomes, pool), measured, lambda recorded: recorded.id)
         for recorded, ours in pairs:
-            outcomes.append(_compared(recorded, ours, output))  # noqa: PERF401 - what reads ahead looks at them
+            outcomes.append(_compared(recorded, ours, output))
     return _comparison(outcomes)
 
 
