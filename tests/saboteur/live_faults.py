@@ -136,8 +136,8 @@ LIVE_FAULTS = (
     Fault(
         "gc forgets what a training state is about",
         "operations/gc_marking.py",
-        "            return (record.commit,)\n    return ()",
-        "            return ()\n    return ()",
+        "case TrainingState():\n            return (record.commit,)",
+        "case TrainingState():\n            return ()",
         "unit/test_training_state.py",
         "lives_as_long",
     ),

@@ -17,7 +17,7 @@ from rblstore.cli.verb import Verb
     cls=Verb,
     example="""
     rbl study interference HEAD
-    rbl study interference HEAD --behavior polite --behavior brief --plot interference.svg
+    rbl study interference HEAD --behavior polite --behavior brief
     """,
 )
 @click.argument("revision", default="HEAD", metavar="[REV]")

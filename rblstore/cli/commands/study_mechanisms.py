@@ -18,7 +18,7 @@ from rblstore.cli.verb import Verb
     cls=Verb,
     example="""
     rbl study mechanisms HEAD --training other --probe ten
-    rbl study mechanisms HEAD --mechanism structured --reset distillation --reset store --plot mechanisms.svg
+    rbl study mechanisms HEAD --mechanism structured --reset distillation
     """,
 )
 @click.argument("revision", default="HEAD", metavar="[REV]")

@@ -40,7 +40,8 @@ def verification_lines(verification: Any) -> Iterator[str]:
             yield f"{words:<13}{number(intervals[name]['mean'])}{_interval(intervals, name)}"
     before = [f"{words} {_before(verification, intervals, name)}" for name, words in (("kl", "KL"), ("js", "JS"))]
     if verification.get("kl_adapted") is not None:
-        yield f"before       {', '.join(before)}"
+        yield f"before       {before[0]}"
+        yield f"             {before[1]}"
     if not verification["bit_equal"]:
         yield _local_line(verification["local"], len(verification["prompts"]))
     if verification.get("removed"):
