@@ -10,6 +10,7 @@ from typing import Final
 
 from fault import Fault
 from live_faults import LIVE_FAULTS
+from science_faults import SCIENCE_FAULTS
 
 FAULTS: Final = (
     Fault(
@@ -509,4 +510,5 @@ FAULTS: Final = (
         "asks",
     ),
     *LIVE_FAULTS,
+    *SCIENCE_FAULTS,
 )
