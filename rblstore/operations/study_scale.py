@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MECHANISMS = ("unstructured", "structured", "reversible")
 """Those of the paper's Table 5, and structured fine-tuning."""
 
-# What differs between models in one process; each point's condition says the element type.
+# What differs between models in one process, and belongs to no environment that all of them share.
 _OF_THE_MODEL = ("attention", "batch_plan", "dtype")
 
 
@@ -118,7 +118,7 @@ def study_scale(
                 settings,
                 base,
                 training_of(model, base, data, author),
-                condition={"identity": name, "dtype": model.environment["dtype"]},
+                condition={"identity": name},
                 values={"parameters": parameter_count(model.live.plain)},
             )
             rows.measure({})
