@@ -22,9 +22,12 @@ from typing import BinaryIO, Final
 
 import torch
 
+from rblstore.divergence.perturbations import flat_blocks
 from rblstore.errors import UsageError
 
 _LEVELS: Final = 127
+# Elements that are worked on at a time, so that beside large tensors no copies of them in float32 are needed.
+_BLOCK: Final = 1 << 20
 
 
 def pull_back(tensors: Mapping[str, torch.Tensor], size: float) -> None:
@@ -44,10 +47,18 @@ def pull_back(tensors: Mapping[str, torch.Tensor], size: float) -> None:
         raise UsageError(f"the size of a change is a number from 0, not {size!r:.40}", object="size")
     with torch.no_grad():
         for tensor in tensors.values():
-            values = tensor.to(torch.float32)
-            variance, mean = torch.var_mean(values, correction=0)
-            kept = ((variance - size * size) / variance).clamp_(min=0.0).nan_to_num_(nan=0.0)
-            tensor.copy_((values - mean) * kept + mean)
+            if not tensor.numel():
+                continue
+            total, squares = 0.0, 0.0
+            for block in flat_blocks(tensor):
+                total += float(block.sum(dtype=torch.float64))
+            mean = total / tensor.numel()
+            for block in flat_blocks(tensor):
+                squares += float((block.to(torch.float64) - mean).square_().sum())
+            variance = squares / tensor.numel()
+            kept = max(0.0, 1.0 - size * size / variance) if variance > 0 else 0.0
+            for block in flat_blocks(tensor):
+                block.copy_((block.to(torch.float32) - mean).mul_(kept).add_(mean))
 
 
 class EightBitCopy:
@@ -59,20 +70,22 @@ class EightBitCopy:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        self._places: dict[str, int] = {}
 
     def keep(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Adds tensors, floating point, by name."""
         for name, tensor in tensors.items():
             if not tensor.numel():
                 continue
-            rows = _rows(tensor.detach().to("cpu", torch.float32))
-            scale = rows.abs().amax(dim=1, keepdim=True) / _LEVELS
-            steps = (rows / scale.masked_fill(scale == 0, 1.0)).round_().to(torch.int8)
+            rows = _rows(tensor.detach())
             self._file.seek(0, 2)
-            self._places[name] = (self._file.tell(), len(rows), tuple(tensor.shape))
-            self._file.write(scale.contiguous().view(torch.uint8).numpy().tobytes())
-            self._file.write(steps.contiguous().view(torch.uint8).numpy().tobytes())
+            self._places[name] = self._file.tell()
+            for some in rows.split(_some_rows(rows)):
+                values = some.to("cpu", torch.float32)
+                scale = values.abs().amax(dim=1, keepdim=True) / _LEVELS
+                steps = (values / scale.masked_fill(scale == 0, 1.0)).round_().to(torch.int8)
+                self._file.write(scale.contiguous().view(torch.uint8).numpy().tobytes())
+                self._file.write(steps.contiguous().view(torch.uint8).numpy().tobytes())
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Writes the copies into tensors of the names and shapes that were kept, in place."""
@@ -80,15 +93,21 @@ class EightBitCopy:
             for name, tensor in tensors.items():
                 if not tensor.numel():
                     continue
-                start, rows, shape = self._places[name]
-                self._file.seek(start)
-                scale = torch.frombuffer(bytearray(self._file.read(4 * rows)), dtype=torch.float32)[:, None]
-                steps = torch.frombuffer(bytearray(self._file.read(tensor.numel())), dtype=torch.int8)
-                tensor.copy_((steps.view(rows, -1).to(torch.float32) * scale).view(shape))
+                rows = _rows(tensor)
+                self._file.seek(self._places[name])
+                for some in rows.split(_some_rows(rows)):
+                    scale = torch.frombuffer(bytearray(self._file.read(4 * len(some))), dtype=torch.float32)[:, None]
+                    steps = torch.frombuffer(bytearray(self._file.read(some.numel())), dtype=torch.int8)
+                    some.copy_(steps.view(some.shape).to(torch.float32) * scale)
 
 
-def _rows(values: torch.Tensor) -> torch.Tensor:
-    return values.reshape(values.shape[0], -1) if values.ndim > 1 else values.reshape(1, -1)
+def _rows(tensor: torch.Tensor) -> torch.Tensor:
+    """A view of the tensor as rows, which can be written to."""
+    return tensor.view(tensor.shape[0], -1) if tensor.ndim > 1 else tensor.view(1, -1)
+
+
+def _some_rows(rows: torch.Tensor) -> int:
+    return max(1, _BLOCK // int(rows.shape[1]))
 
 
 def subtract_estimate(tensors: Mapping[str, torch.Tensor], again: Callable[[], object]) -> None:
@@ -104,4 +123,5 @@ def subtract_estimate(tensors: Mapping[str, torch.Tensor], again: Callable[[], o
     again()
     with torch.no_grad():
         for tensor, before in zip(tensors.values(), kept, strict=True):
-            tensor.copy_(before.to(torch.float32) * 2.0 - tensor.to(torch.float32))
+            for old, new in zip(flat_blocks(before), flat_blocks(tensor), strict=True):
+                new.copy_(old.to(torch.float32) * 2.0 - new.to(torch.float32))

@@ -199,6 +199,36 @@ def test_an_eight_bit_copy_is_near_and_not_the_same(dtype: torch.dtype) -> None:
         assert not torch.equal(live[name], tensor)
 
 
+def test_large_tensors_are_worked_on_in_blocks_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rblstore.divergence import perturbations, resets
+
+    base = {"w": torch.randn(40, 7, generator=torch.Generator().manual_seed(0))}
+
+    def results() -> list[torch.Tensor]:
+        found = []
+        for change in (lambda live: pull_back(live, 0.5), eight_bit, subtract):
+            live = {"w": base["w"].clone()}
+            change(live)
+            found.append(live["w"])
+        return found
+
+    def eight_bit(live: dict[str, torch.Tensor]) -> None:
+        copy = EightBitCopy(io.BytesIO())
+        copy.keep(live)
+        live["w"].zero_()
+        copy.put(live)
+
+    def subtract(live: dict[str, torch.Tensor]) -> None:
+        subtract_estimate(live, lambda: live["w"].mul_(1.5))
+
+    whole = results()
+    monkeypatch.setattr(resets, "_BLOCK", 21)
+    monkeypatch.setattr(perturbations, "_BLOCK", 21)
+    for one, other in zip(whole, results(), strict=True):
+        assert torch.allclose(one, other, rtol=1e-6, atol=1e-7)
+        assert not torch.equal(one, base["w"])
+
+
 def test_an_estimate_of_the_delta_is_taken_back_twice() -> None:
     weight = torch.tensor([1.0, 2.0])
     tensors = {"w": weight}
