@@ -65,7 +65,7 @@ def test_a_revert_keeps_what_rf_needs_of_each_prompt(story: Story) -> None:
     before = found["intervals"]["kl_adapted"]
     assert before["low"] < before["mean"] < before["high"]
     assert before["mean"] == pytest.approx(found["kl_adapted"])
-    assert re.search(r"^before +KL \S+ nats \[\S+, \S+\], JS ", story.ok("show", found["verification"]), re.MULTILINE)
+    assert re.search(r"^before +KL \S+ nats \[\S+, \S+\]\n +JS ", story.ok("show", found["verification"]), re.MULTILINE)
     undone = story.json("revert", "HEAD", "--no-verify")
     assert (undone["intervals"], undone["decided_by"], undone["local"]) == (None, None, None)
     assert "threshold" not in undone
