@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
+from rblstore.audits import Audits
 from rblstore.configuration import check_author
 from rblstore.maintenance import Maintenance
 from rblstore.models import Models
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from rblstore.checkpoints.saving import ModelSource
     from rblstore.configuration import Compression
     from rblstore.objects.evidence_records import Positions
-    from rblstore.operations.audit import AuditResult
     from rblstore.operations.baseline import BaselineResult
     from rblstore.operations.checkout import CheckoutResult
     from rblstore.operations.commit import CommitResult
@@ -41,7 +41,7 @@ UNKNOWN_AUTHOR = "unknown"
 TOLERANCE = 1e-6
 
 
-class Repository(Models, Studies, Maintenance):
+class Repository(Models, Studies, Audits, Maintenance):
     """One open repository.
 
     Made by :func:`rblstore.init` or :func:`rblstore.open`; use it as a context manager, or close it.
@@ -439,9 +439,3 @@ class Repository(Models, Studies, Maintenance):
             author=who,
             progress=progress,
         )
-
-    def audit(self, revision: str = "HEAD") -> AuditResult:
-        """The parts of a commit with what is said about each: licences, sources, data, evidence."""
-        from rblstore.operations.audit import audit
-
-        return audit(self._store, revision)

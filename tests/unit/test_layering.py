@@ -40,6 +40,7 @@ BESIDE = {
     "maintenance": "api",
     "models": "api",
     "studies": "api",
+    "audits": "api",
     "revisions": "repository",
     "transaction": "repository",
     "__init__": "api",
@@ -79,6 +80,7 @@ SLOW = [
     "rich",
     "yaml",
 ]
+SLOW += ["license_expression", "cyclonedx", "spdx_python_model", "in_toto_attestation", "model_signing", "cryptography"]
 SLOW += ["sqlalchemy.orm", "huggingface_hub", "pickle5", "pandas", "scipy", "pkg_resources"]
 
 
