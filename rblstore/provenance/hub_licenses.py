@@ -1,7 +1,8 @@
-"""The licences that model and dataset cards name, each with the one key by which rules know it: a table, and only that.
+"""The licences that model and dataset cards name, each with the one key by which rules know it: a table, no more.
 
-A key is an SPDX id where one exists, else scancode's ``LicenseRef-scancode-...``, else ``LicenseRef-rbl-...`` of our own for
-licences that neither lists (Llama 3, several RAILs), and for names that stand for a family and leave open which of it.
+A key is an SPDX id where one exists, else scancode's ``LicenseRef-scancode-...``, else a ``LicenseRef-rbl-...`` of ours
+for licences that neither lists (Llama 3, several RAILs), and for names that stand for a family and leave open which of
+it. ``gpl`` and ``lgpl`` without a version are any version: the licences themselves say so.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ HUB_LICENSES: Final[dict[str, str]] = {
     "openmdw": "LicenseRef-scancode-openmdw-1.0",
     "openmdw-1.0": "LicenseRef-scancode-openmdw-1.0",
     "openrail": "LicenseRef-rbl-openrail",
-    "openrail++": "LicenseRef-rbl-openrail++",
+    "openrail++": "LicenseRef-rbl-openrail-plus-plus",
     "other": NOASSERTION,
     "pddl": "PDDL-1.0",
     "unknown": NOASSERTION,
     # What cards of widely used models write in license_name.
     "deepseek": "LicenseRef-scancode-deepseek-la-1.0",
-    "exaone": "LicenseRef-scancode-exaone-ai-model-1.1-nc",
+    "exaone": "LicenseRef-rbl-exaone",
     "falcon-llm-license": "LicenseRef-rbl-falcon-llm-license",
     "flux-1-dev-non-commercial-license": "LicenseRef-scancode-flux-1-nc",
     "health-ai-developer-foundations": "LicenseRef-rbl-health-ai-developer-foundations",

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from difflib import get_close_matches
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rblstore.errors import InputError
 from rblstore.provenance.hub_licenses import HUB_LICENSES, NOASSERTION
 
+if TYPE_CHECKING:
+    from license_expression import Licensing
+
 __all__ = ["HUB_LICENSES", "NOASSERTION", "LicenseError", "alternatives", "keys_of", "named", "nearest", "normalise"]
+
+_MAX_CHARACTERS: Final = 4096
+_MAX_DEPTH: Final = 50
+_MAX_CHOICES: Final = 256
+_NAME_CHARACTERS: Final = 100
+_LICENSE_REF: Final = re.compile(r"(DocumentRef-[A-Za-z0-9.-]+:)?LicenseRef-[A-Za-z0-9.-]+")
+_ALIAS: Final = re.compile(r"[a-z0-9.+_-]+")
 
 
 class LicenseError(InputError):
@@ -19,7 +32,7 @@ class LicenseError(InputError):
 def normalise(text: str) -> str:
     """A licence as one form of one expression.
 
-    Known are SPDX ids in any case, ids of the hub and scancode's, ``LicenseRef-...`` of anybody's, and AND, OR, WITH and
+    Known are SPDX ids in any case, the hub's and scancode's ids, ``LicenseRef-...`` of anybody's, and AND, OR, WITH and
     brackets over these. Operands are sorted and none repeated, so equal expressions are equal text.
 
     Args:
@@ -31,15 +44,23 @@ def normalise(text: str) -> str:
     Raises:
         LicenseError: It does not parse, or names what nobody knows.
     """
-    raise NotImplementedError
+    plain = " ".join(text.split())
+    if plain.upper() == NOASSERTION:
+        return NOASSERTION
+    known = HUB_LICENSES.get(plain.lower())
+    return known or _render(_parsed(plain), outer=True)
 
 
 def named(name: str) -> str:
-    """The key of a licence that a card gives only a name (``license_name``): a known one's, else ``LicenseRef-rbl-<name>``.
+    """The key of a licence that a card gives only a name: a known one's, else ``LicenseRef-rbl-<name>``.
 
     The name is brought to lower case, and what SPDX allows in no id becomes a hyphen.
     """
-    raise NotImplementedError
+    try:
+        return normalise(name)
+    except LicenseError:
+        slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())[:_NAME_CHARACTERS].strip("-.")
+        return f"LicenseRef-rbl-{slug}" if slug else NOASSERTION
 
 
 def keys_of(expression: str) -> frozenset[str]:
@@ -48,20 +69,131 @@ def keys_of(expression: str) -> frozenset[str]:
     Raises:
         LicenseError: It does not parse.
     """
-    raise NotImplementedError
+    if expression == NOASSERTION:
+        return frozenset()
+    return frozenset(key for leaf in _leaves(_parsed(expression)) for key in leaf)
 
 
 def alternatives(expression: str) -> tuple[frozenset[str], ...]:
-    """What a normalised expression lets one choose between: each choice with all licences that then hold together.
+    """What an expression lets one choose between: each choice with all licences that then hold together.
 
     ``A AND (B OR C)`` gives ``{A, B}`` and ``{A, C}``. An exception is part of its licence's choice.
 
     Raises:
         LicenseError: It does not parse, or gives more than 256 choices.
     """
-    raise NotImplementedError
+    if expression == NOASSERTION:
+        return ()
+    return tuple(sorted(_choices(_parsed(expression)), key=sorted))
 
 
 def nearest(text: str) -> tuple[str, ...]:
     """Up to three known names that look like it."""
-    raise NotImplementedError
+    shown = {name.lower(): name for name in [*_names(), *HUB_LICENSES]}
+    found = get_close_matches(" ".join(text.split()).lower()[:_NAME_CHARACTERS], shown, 3, 0.7)
+    return tuple(shown[name] for name in found)
+
+
+@cache
+def _index() -> list[dict[str, Any]]:
+    from license_expression import get_license_index
+
+    return [entry for entry in get_license_index() if entry.get("spdx_license_key")]
+
+
+def _names() -> list[str]:
+    return [entry["spdx_license_key"] for entry in _index() if not entry["is_deprecated"]]
+
+
+@cache
+def _licensing() -> Licensing:
+    """The index with the hub's names added: read once a process, in a tenth of a second."""
+    from license_expression import LicenseSymbol, Licensing
+
+    taken = {entry["spdx_license_key"].lower() for entry in _index()}
+    taken |= {alias.lower() for entry in _index() for alias in entry["other_spdx_license_keys"]}
+    aliases: dict[str, list[str]] = {}
+    for name, key in HUB_LICENSES.items():
+        if name not in taken and key != NOASSERTION and _ALIAS.fullmatch(name):
+            taken.add(name)
+            aliases.setdefault(key, []).append(name)
+    symbols = []
+    for entry in _index():
+        key, own = entry["spdx_license_key"], entry["license_key"]
+        more = aliases.pop(key, [])
+        if own.lower() not in taken:
+            taken.add(own.lower())
+            more.append(own)
+        symbols.append(
+            LicenseSymbol(key, [*entry["other_spdx_license_keys"], *more], is_exception=entry["is_exception"])
+        )
+    symbols += [LicenseSymbol(key, more) for key, more in aliases.items()]
+    return Licensing(symbols)
+
+
+def _parsed(text: str) -> Any:
+    """The expression's tree.
+
+    Raises:
+        LicenseError: It does not parse, or names what nobody knows.
+    """
+    from license_expression import ExpressionError
+
+    shown = text[:80]
+    if not text or len(text) > _MAX_CHARACTERS:
+        raise LicenseError(f"a licence has 1 to {_MAX_CHARACTERS} characters, not {len(text)}", object=shown)
+    if text.count("(") > _MAX_DEPTH:
+        raise LicenseError(f"a licence expression has at most {_MAX_DEPTH} brackets", object=shown)
+    try:
+        tree = _licensing().parse(text, strict=True)
+        unknown = [key for key in _licensing().unknown_license_keys(tree) if not _LICENSE_REF.fullmatch(key)]
+    except (ExpressionError, RecursionError, TypeError, ValueError, AttributeError, IndexError) as error:
+        # The library answers some malformed text with errors that it does not declare.
+        raise LicenseError(f"{shown!r} is not a licence expression", object=shown) from error
+    if tree is None or unknown:
+        raise LicenseError(f"{(unknown or [shown])[0][:80]!r} is not a licence that is known", object=shown)
+    return tree
+
+
+def _render(tree: Any, *, outer: bool) -> str:
+    operator = _operator(tree)
+    if operator is None:
+        return " WITH ".join(_leaf(tree))
+    parts = sorted({_render(one, outer=False) for one in _operands(tree)}, key=lambda part: (part.lower(), part))
+    whole = f" {operator} ".join(parts)
+    return whole if outer or len(parts) == 1 else f"({whole})"
+
+
+def _operator(tree: Any) -> str | None:
+    """``AND`` or ``OR``, or None for one licence."""
+    return str(tree.operator).strip() if getattr(tree, "args", ()) else None
+
+
+def _operands(tree: Any) -> list[Any]:
+    """With those of the same operator below taken in: ``A OR (B OR C)`` has three."""
+    found: list[Any] = []
+    for one in tree.args:
+        found += _operands(one) if _operator(one) == _operator(tree) else [one]
+    return found
+
+
+def _leaf(tree: Any) -> list[str]:
+    exception = getattr(tree, "exception_symbol", None)
+    return [tree.key] if exception is None else [tree.license_symbol.key, exception.key]
+
+
+def _leaves(tree: Any) -> list[list[str]]:
+    return [_leaf(tree)] if _operator(tree) is None else [leaf for one in tree.args for leaf in _leaves(one)]
+
+
+def _choices(tree: Any) -> set[frozenset[str]]:
+    operator = _operator(tree)
+    if operator is None:
+        return {frozenset(_leaf(tree))}
+    found: set[frozenset[str]] = set() if operator == "OR" else {frozenset()}
+    for one in tree.args:
+        below = _choices(one)
+        found = found | below if operator == "OR" else {left | right for left in found for right in below}
+        if len(found) > _MAX_CHOICES:
+            raise LicenseError(f"the licence expression leaves more than {_MAX_CHOICES} choices")
+    return found

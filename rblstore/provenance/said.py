@@ -47,7 +47,7 @@ class Said:
 
     Attributes:
         name: What it is called, or "".
-        declared: Normalised expressions, distinct; more than one contradict each other. NOASSERTION is never among them.
+        declared: Normalised expressions, distinct; more than one contradict each other. Never NOASSERTION.
         concluded: What a person concluded, NOASSERTION among it; None where nobody did.
         texts: Files with terms.
         sources: Where it is said to come from.
@@ -76,7 +76,9 @@ class Said:
     @property
     def licenses(self) -> tuple[str, ...]:
         """The concluded one where there is one, else those declared."""
-        return (self.concluded,) if self.concluded not in (None, NOASSERTION) else self.declared  # type: ignore[return-value]
+        if self.concluded is None or self.concluded == NOASSERTION:
+            return self.declared
+        return (self.concluded,)
 
 
 def said(claims: Sequence[Claim]) -> Said:
