@@ -12,6 +12,12 @@ from typing import Final
 NOASSERTION: Final = "NOASSERTION"
 """SPDX's word for: nobody says."""
 
+OF_OURS: Final = "LicenseRef-rbl-"
+"""How keys begin that only rblstore knows: of this table, of a name in a card, of a text by its SHA-256."""
+
+FAMILIES: Final = {"LicenseRef-rbl-bsd": "BSD-", "LicenseRef-rbl-cc": "CC", "LicenseRef-rbl-gfdl": "GFDL-"}
+"""Keys that leave open which licence of a family it is -> how the keys of that family begin."""
+
 HUB_LICENSES: Final[dict[str, str]] = {
     # Ids of the Hugging Face hub that are no SPDX id, or leave out its version.
     "apple-amlr": "LicenseRef-rbl-apple-amlr",

@@ -8,18 +8,23 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rblstore.errors import InputError
-from rblstore.provenance.hub_licenses import HUB_LICENSES, NOASSERTION
+from rblstore.provenance.hub_licenses import FAMILIES, HUB_LICENSES, NOASSERTION, OF_OURS
 
 if TYPE_CHECKING:
     from license_expression import Licensing
 
-__all__ = ["HUB_LICENSES", "NOASSERTION", "LicenseError", "alternatives", "keys_of", "named", "nearest", "normalise"]
+__all__ = [
+    "FAMILIES", "HUB_LICENSES", "NOASSERTION", "OF_OURS", "LicenseError",
+    "alternatives", "covers", "keys_of", "named", "nearest", "normalise",
+]  # fmt: skip
+
 
 _MAX_CHARACTERS: Final = 4096
 _MAX_DEPTH: Final = 50
 _MAX_CHOICES: Final = 256
 _NAME_CHARACTERS: Final = 100
 _LICENSE_REF: Final = re.compile(r"(DocumentRef-[A-Za-z0-9.-]+:)?LicenseRef-[A-Za-z0-9.-]+")
+_GNU: Final = re.compile(r"(A?GPL|LGPL|GFDL)-([0-9.]+)-(only|or-later)")
 _ALIAS: Final = re.compile(r"[a-z0-9.+_-]+")
 
 
@@ -60,7 +65,7 @@ def named(name: str) -> str:
         return normalise(name)
     except LicenseError:
         slug = re.sub(r"[^a-z0-9.]+", "-", name.lower())[:_NAME_CHARACTERS].strip("-.")
-        return f"LicenseRef-rbl-{slug}" if slug else NOASSERTION
+        return f"{OF_OURS}{slug}" if slug else NOASSERTION
 
 
 def keys_of(expression: str) -> frozenset[str]:
@@ -85,6 +90,26 @@ def alternatives(expression: str) -> tuple[frozenset[str], ...]:
     if expression == NOASSERTION:
         return ()
     return tuple(sorted(_choices(_parsed(expression)), key=sorted))
+
+
+def covers(expression: str, licence: str) -> bool:
+    """Whether a text under a licence is what an expression may mean by one of its licences.
+
+    Every key of the licence is among those of the expression, where the text of a GPL serves ``only`` and ``or-later``.
+
+    Args:
+        expression: Normalised: what was declared.
+        licence: Normalised: what the text was recognised as.
+    """
+    keys = keys_of(expression)
+    return all(key in keys or any(_same_gnu(one, key) for one in keys) for key in keys_of(licence))
+
+
+def _same_gnu(declared: str, of_text: str) -> bool:
+    left, right = _GNU.fullmatch(declared), _GNU.fullmatch(of_text)
+    if left is None or right is None or left.group(1) != right.group(1):
+        return False
+    return left.group(2) == right.group(2) or (left.group(3) == "or-later" and left.group(2) < right.group(2))
 
 
 def nearest(text: str) -> tuple[str, ...]:
