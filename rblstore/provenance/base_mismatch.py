@@ -31,8 +31,8 @@ def base_mismatch(behavior: Said, identity: Said) -> BaseMismatch | None:
     """Compares what is said; the tensors were compared when the behavior was bound, and decide more than any name.
 
     Compared are ids of the hub only (``org/name``, in any case): ``base_models`` of the behavior with ``sources`` of
-    the identity, and where these agree, ``base_revision`` with ``source_revision``, if both are whole commit hashes. A path
-    on somebody's disk, a bare name, a branch or tag, and an identity of which nobody said where it comes from are
+    the identity, and where these agree, ``base_revision`` with ``source_revision``, if both are whole commit hashes. A
+    path on somebody's disk, a bare name, a branch or tag, and an identity of which nobody said where it comes from are
     evidence of nothing. For a behavior that is said to be a merge it is enough that one of its bases is the identity.
 
     Returns:
