@@ -201,7 +201,8 @@ class ContentIndex(Snapshot):
 
         Args:
             subject: What they are about.
-            kind: ``statement``, ``baseline``, ``verification``, ``training-state``, ``study``, ``tag``; None for all.
+            kind: ``statement``, ``baseline``, ``verification``, ``training-state``, ``study``, ``signature``,
+                ``tombstone``, ``tag``; None for all.
         """
         return self.evidence_for([subject], kind)[subject]
 

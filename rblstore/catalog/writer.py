@@ -29,7 +29,9 @@ from rblstore.objects.history_records import Commit, Composition, Operation, Tag
 from rblstore.objects.ids import CommitId, OperationId, RecordId
 from rblstore.objects.locations import PackSummary
 from rblstore.objects.record import Record
+from rblstore.objects.signature_records import Signature
 from rblstore.objects.study_records import Study
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.objects.training_records import TrainingState
 
 __all__ = ["CatalogWriter", "LastCopyError", "OperationRaceError", "RefMovedError", "UnknownParentError", "subjects_of"]
@@ -74,7 +76,7 @@ class UnknownParentError(NotFoundError):
 def subjects_of(record: Record) -> tuple[RecordId, ...]:
     """What a record is evidence about."""
     match record:
-        case Statement():
+        case Statement() | Signature() | Tombstone():
             return (record.subject,)
         case Baseline():
             return (record.composition, record.probe)

@@ -132,6 +132,18 @@ class TrainingStateId(RecordId):
     __slots__ = ()
 
 
+class SignatureId(RecordId):
+    """Who vouches for a commit or a verification."""
+
+    __slots__ = ()
+
+
+class TombstoneId(RecordId):
+    """That the content of an identity or behavior was removed on purpose."""
+
+    __slots__ = ()
+
+
 def is_full_id(text: str) -> bool:
     """Whether the text is a whole object id."""
     return _FULL.fullmatch(text) is not None

@@ -17,10 +17,11 @@ _MODULES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({
     "evidence_records": ("statement", "probe", "baseline", "verification"),
     "training_records": ("training-state",),
     "study_records": ("study",),
+    "signature_records": ("signature",),
+    "tombstone_records": ("tombstone",),
 })  # fmt: skip
 
 KINDS: Final = frozenset(kind for kinds in _MODULES.values() for kind in kinds)
-RESERVED: Final = frozenset({"tombstone", "signature"})
 
 
 def record_class(kind: str) -> type[Record]:
@@ -42,6 +43,14 @@ def record_class(kind: str) -> type[Record]:
         from rblstore.objects.study_records import Study
 
         classes = (Study,)
+    elif kind in _MODULES["signature_records"]:
+        from rblstore.objects.signature_records import Signature
+
+        classes = (Signature,)
+    elif kind in _MODULES["tombstone_records"]:
+        from rblstore.objects.tombstone_records import Tombstone
+
+        classes = (Tombstone,)
     else:
         from rblstore.objects.evidence_records import Baseline, Probe, Statement, Verification
 
@@ -53,13 +62,9 @@ def parse_record(data: bytes) -> Record:
     """Reads a record of any kind from its stored bytes.
 
     Raises:
-        InputError: Malformed, of a reserved kind, or of a kind that no version has.
+        InputError: Malformed, or of a kind that this version does not have.
     """
     kind = record_kind(data)
-    if kind in RESERVED:
-        raise InputError(
-            f"records of kind {kind!r} are reserved for a later version", object=kind, hint="Upgrade rblstore."
-        )
     if kind not in KINDS:
         raise InputError(f"{kind[:40]!r} is not a kind of record", object=kind[:40])
     return record_class(kind).parse(data)

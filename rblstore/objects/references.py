@@ -9,7 +9,9 @@ from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, 
 from rblstore.objects.evidence_records import Baseline, Statement, Verification
 from rblstore.objects.history_records import Commit, Composition, Tag
 from rblstore.objects.record import Record
+from rblstore.objects.signature_records import Signature
 from rblstore.objects.study_records import Study
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.objects.training_records import TrainingState
 
 
@@ -35,7 +37,7 @@ def references(record: Record) -> Iterator[tuple[str, Literal["record", "content
             yield parent, "record"
     elif isinstance(record, Tag):
         yield record.target, "record"
-    elif isinstance(record, Statement):
+    elif isinstance(record, (Statement, Tombstone)):
         yield record.subject, "record"
     elif isinstance(record, Baseline):
         yield record.composition, "record"
@@ -51,6 +53,9 @@ def references(record: Record) -> Iterator[tuple[str, Literal["record", "content
                 yield optional, "record"
     elif isinstance(record, TrainingState):
         yield record.commit, "record"
+    elif isinstance(record, Signature):
+        yield record.subject, "record"
+        yield record.bundle, "content"
     elif isinstance(record, Study):
         for target in (*record.commits, *record.probes):
             yield target, "record"

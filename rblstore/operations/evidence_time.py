@@ -8,6 +8,7 @@ from typing import Final
 
 from rblstore.objects.evidence_records import Baseline, Statement, Verification
 from rblstore.objects.ids import RecordId
+from rblstore.objects.signature_records import Signature
 from rblstore.objects.study_records import Study
 from rblstore.objects.training_records import TrainingState
 from rblstore.repository import Store, utc_now
@@ -17,7 +18,7 @@ _TICK: Final = timedelta(milliseconds=1)
 
 
 def evidence_time(
-    store: Store, subject: RecordId, kind: type[Statement | Baseline | Verification | TrainingState | Study]
+    store: Store, subject: RecordId, kind: type[Statement | Baseline | Verification | TrainingState | Study | Signature]
 ) -> str:
     """Now; or, where evidence of this kind about the subject is dated later than that, just after the last of it.
 

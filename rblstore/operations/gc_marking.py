@@ -19,7 +19,9 @@ from rblstore.objects.ids import PackId, RecordId
 from rblstore.objects.locations import ContentLocation, PackKind
 from rblstore.objects.record import Record
 from rblstore.objects.references import references
+from rblstore.objects.signature_records import Signature
 from rblstore.objects.study_records import Study
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.objects.training_records import TrainingState
 from rblstore.operations.content_needs import names_in
 from rblstore.operations.progress import Meter, Progress
@@ -190,7 +192,7 @@ def _lives_with(record: Record) -> tuple[RecordId, ...]:
     before, then no reverted behavior would ever go: what it was taken out of is a part of the evidence.
     """
     match record:
-        case Statement():
+        case Statement() | Signature() | Tombstone():
             return (record.subject,)
         case Baseline():
             return (record.composition,)

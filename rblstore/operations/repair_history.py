@@ -11,6 +11,7 @@ from rblstore.objects.evidence_records import Probe, Verification
 from rblstore.objects.history_records import SYMBOLIC, Commit, Tag
 from rblstore.objects.ids import CommitId, RecordId, is_full_id
 from rblstore.objects.record import Record
+from rblstore.objects.signature_records import Signature
 from rblstore.objects.study_records import Study
 from rblstore.objects.training_records import TrainingState
 from rblstore.repository import HEADS, PROBES, TAGS
@@ -143,6 +144,10 @@ class HistoryMender:
                 if left != record.commits:
                     whole = len(left) == len(record.commits)
                     self._add(record_id, replace(record, commits=left) if whole else None)
+        for record_id, record in self._records.items():
+            # Nobody signed what a commit or a verification was taken over as.
+            if isinstance(record, Signature) and self._now(record.subject) != record.subject:
+                self._add(record_id, None)
 
     def mend_refs(
         self,

@@ -56,7 +56,9 @@ from rblstore.objects.ids import (
     RecordId,
 )
 from rblstore.objects.record import Record
+from rblstore.objects.signature_records import Signature
 from rblstore.objects.study_records import PromptMeasures, Study, StudyPoint
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.objects.training_records import TrainingState
 from rblstore.storage.refs_log import encode_line
 
@@ -214,9 +216,20 @@ def example_records() -> tuple[Record, ...]:
         AUTHOR,
         "2026-03-01T12:08:00Z",
     )
+    signature = Signature(
+        commit_id,
+        "key",
+        sha256(b"the DER form of a public key"),
+        None,
+        "application/vnd.in-toto+json",
+        sha256(b"a sigstore bundle"),
+        AUTHOR,
+        "2026-03-01T12:09:00Z",
+    )
+    tombstone = Tombstone(behavior_id, "Asked for by the data's owner.", AUTHOR, "2026-03-01T12:10:00Z")
     return (
         MANIFEST, identity, behavior, adapted, commit, tag, operation, statement, probe, baseline, verification,
-        training_state, study,
+        training_state, study, signature, tombstone,
     )  # fmt: skip
 
 

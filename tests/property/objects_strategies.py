@@ -43,7 +43,9 @@ from rblstore.objects.ids import (
     RecordId,
 )
 from rblstore.objects.record import Record
+from rblstore.objects.signature_records import Signature
 from rblstore.objects.study_records import PromptMeasures, Study, StudyPoint
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.objects.training_records import TrainingState
 
 DIGITS = "0123456789abcdef"
@@ -261,6 +263,14 @@ studies = st.builds(
     times,
 )
 
+digests = ids(ContentId)
+signatures = st.one_of(
+    st.builds(Signature, ids(RecordId), st.just("key"), digests, st.none(), texts, digests, texts, times),
+    st.builds(Signature, ids(RecordId), st.just("certificate"), digests, texts, texts, digests, texts, times),
+    st.builds(Signature, ids(RecordId), st.just("sigstore"), st.none(), texts, texts, digests, texts, times),
+)
+tombstones = st.builds(Tombstone, ids(RecordId), texts.map(lambda text: f"r{text}"), texts, times)
+
 RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "file-manifest": file_manifests,
     "identity": identities,
@@ -275,6 +285,8 @@ RECORDS: dict[str, st.SearchStrategy[Any]] = {
     "verification": verifications(),
     "training-state": training_states,
     "study": studies,
+    "signature": signatures,
+    "tombstone": tombstones,
 }
 
 records: st.SearchStrategy[Record] = st.one_of(*RECORDS.values())

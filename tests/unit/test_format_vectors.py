@@ -13,9 +13,8 @@ import pytest
 
 from rblstore.checkpoints.checkout_layout import CheckoutManifest
 from rblstore.configuration import Configuration
-from rblstore.errors import InputError
 from rblstore.objects import limits
-from rblstore.objects.kinds import KINDS, RESERVED, parse_record
+from rblstore.objects.kinds import KINDS, parse_record
 from rblstore.storage import codecs, planes
 from rblstore.storage.refs_log import parse_log
 
@@ -138,10 +137,3 @@ def test_limits_table_equals_the_code() -> None:
     rows = re.findall(r"^\| `([A-Z_]+)` \| ([0-9,]+) \| \S", section("Limits"), re.MULTILINE)
     documented = {name: int(value.replace(",", "")) for name, value in rows}
     assert documented == {name: value for name, value in vars(limits).items() if name.isupper()}
-
-
-def test_reserved_kinds_are_documented_and_refused() -> None:
-    assert set(re.findall(r"^- `([a-z-]+)`: ", section("Reserved kinds"), re.MULTILINE)) == RESERVED
-    for kind in RESERVED:
-        with pytest.raises(InputError, match="reserved for a later version"):
-            parse_record(f"rblstore/{kind}/1\n{{}}".encode())
