@@ -53,13 +53,13 @@ class Models:
 
         return load(self._store, revision, progress=progress, **options)
 
-    def states(self, revision: str | None = None) -> list[StateInfo]:
+    def training_states(self, revision: str | None = None) -> list[StateInfo]:
         """The training states of a commit, or of all of them, in the order in which they were stored."""
         from rblstore.operations.training_state import states
 
         return states(self._store, revision)
 
-    def state(self, revision: str = "HEAD") -> StateDetail:
+    def training_state(self, revision: str = "HEAD") -> StateDetail:
         """What a training state holds: a commit's latest, or the one of an id. No tensor is read.
 
         Raises:

@@ -23,7 +23,7 @@ SECTIONS: Final = (
             "diff": "Show what differs between two commits.",
             "status": "Show the branch, or a checkout against its commit.",
             "du": "Show what the repository or a commit takes, shares and adds.",
-            "state": "Show the training states that were stored with commits.",
+            "training": "Show the training states that were stored with commits.",
             "audit": "Show licences, sources and datasets of everything in a composition.",
         },
     ),

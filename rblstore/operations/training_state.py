@@ -1,4 +1,4 @@
-"""``state``: training states beside commits, kept and read back without a pickle.
+"""``training``: training states beside commits, kept and read back without a pickle.
 
 A state is evidence about its commit: it points at it, lives while it lives, and goes with it when ``rbl gc`` takes it.
 """
@@ -242,7 +242,7 @@ def find_state(store: Store, revision: str) -> TrainingStateId:
         raise NoStateError(
             f"commit {commit.short} has no training state",
             object=commit,
-            hint="Train with save_state=True; `rbl state list` shows which commits have one.",
+            hint="Train with save_state=True; `rbl training list` shows which commits have one.",
         )
     records = [(store.record(one, TrainingState).time, at, one) for at, one in enumerate(found)]
     return TrainingStateId(max(records)[2])

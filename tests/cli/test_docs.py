@@ -157,7 +157,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("report", ReportResult),
         ("revert", RevertResult),
         ("show", ShowResult),
-        ("state list", StateInfo),
+        ("training list", StateInfo),
         ("status", RepositoryStatus),
         ("status DIR", CheckoutStatus),
         ("switch", BranchInfo),

@@ -104,7 +104,7 @@ def test_every_step_is_committed_with_what_is_known(story: Any) -> None:
     assert [one.message.split(",")[0] for one in callback.commits] == [
         f"polite: step {at}" for at in range(1, STEPS + 1)
     ]
-    assert [info.step for info in repo.states()] == list(range(1, STEPS + 1))
+    assert [info.step for info in repo.training_states()] == list(range(1, STEPS + 1))
     claims = {claim.key: claim.value for claim in repo.show("main").behaviors[0].claims}
     expected = {
         "dataset": "tiny", "dataset_license": "cc0-1.0", "meta.team": "a", "meta.step": "7", "meta.seed": "11",
@@ -132,7 +132,7 @@ def test_resumed_is_uninterrupted(story: Any, step: int, tmp_path: Path) -> None
     kind, _, repo, _, final, whole_run = story
     torch.manual_seed(999 + step)
     model = WRAP[kind](make(kind))
-    revision = str(next(info.commit for info in repo.states() if info.step == step))
+    revision = str(next(info.commit for info in repo.training_states() if info.step == step))
     with resume_checkpoint(repo, revision) as folder:
         assert Path(folder).name == f"checkpoint-{step}"
         trainer = trained(model, tmp_path, resume=folder, eval_strategy="steps", eval_steps=2)
@@ -151,9 +151,9 @@ def test_resuming_goes_on_committing(tmp_path: Path) -> None:
     model = lora(make("lora"))
     trained(model, tmp_path, first)
     final, tip = weights(model), repo.resolve("run")
-    assert [info.step for info in repo.states()] == [3, 6, 7]
+    assert [info.step for info in repo.training_states()] == [3, 6, 7]
     assert repo.resolve("main") != tip
-    middle = str(repo.states()[0].commit)
+    middle = str(repo.training_states()[0].commit)
     repo.create_branch("again", middle)
     second = RblCallback(repo, "polite", every=3, save_state=True, branch="again")
     model = lora(make("lora"))
@@ -177,7 +177,7 @@ def test_only_the_end_is_committed_verified_and_reverted(tmp_path: Path) -> None
     assert [one.message.split(",")[0] for one in callback.commits] == ["polite: step 7"]
     assert callback.verification is not None
     assert callback.verification.verdict == "exact"
-    assert not repo.states()
+    assert not repo.training_states()
     with pytest.raises(rblstore.NotFoundError, match="no training state"), resume_checkpoint(repo):
         pass
     assert repo.revert(behavior="polite").verdict == "exact"
@@ -292,7 +292,7 @@ def test_the_best_model_at_the_end_has_no_state(tmp_path: Path) -> None:
     assert trainer.state.best_global_step != STEPS
     claims = {claim.key: claim.value for claim in repo.show("main").behaviors[0].claims}
     assert claims["meta.best_step"] == str(trainer.state.best_global_step)
-    assert [info.step for info in repo.states()] == [4]
+    assert [info.step for info in repo.training_states()] == [4]
 
 
 def test_another_loops_state_is_refused(tmp_path: Path) -> None:

@@ -231,14 +231,14 @@ def story(tmp_path: Path) -> tuple[rblstore.Repository, CommitId, CommitId]:
 
 def test_states_are_listed_shown_and_counted(story: Any) -> None:
     repo, base, tip = story
-    assert [(one.commit, one.step, one.tensors, one.author) for one in repo.states()] == [
+    assert [(one.commit, one.step, one.tensors, one.author) for one in repo.training_states()] == [
         (base, 0, 2, "Ada"), (tip, 1, 2, "Ada"),
     ]  # fmt: skip
-    (own,) = repo.states("run")
+    (own,) = repo.training_states("run")
     assert repo.show("run").states == (own,)
     assert repo.show("main").states != (own,)
     assert repo.show(own.state[:10]).kind == "training-state"
-    detail = repo.state("run")
+    detail = repo.training_state("run")
     assert [(part.name, part.tensors, part.bytes) for part in detail.parts] == [
         ("optimizer", 1, 1200), ("shared", 1, 2000),
     ]  # fmt: skip
@@ -252,11 +252,11 @@ def test_states_are_listed_shown_and_counted(story: Any) -> None:
 
 def test_the_latest_state_of_a_commit_is_read(story: Any) -> None:
     repo, base, _ = story
-    first = repo.state(base).state
+    first = repo.training_state(base).state
     second = repo.store_state({"now": 2}, base).state
     assert repo.load_state(base) == {"now": 2}
     assert torch.equal(repo.load_state(first)["shared"], torch.arange(500.0))
-    assert [one.state for one in repo.states(base)] == [first, second]
+    assert [one.state for one in repo.training_states(base)] == [first, second]
     repo.commit("more", remove=["one"], branch="run")
     with pytest.raises(NoStateError):
         repo.load_state("run")
@@ -268,7 +268,7 @@ def test_the_latest_state_of_a_commit_is_read(story: Any) -> None:
 
 def test_a_state_goes_into_the_transaction_of_its_commit(story: Any) -> None:
     repo, base, _ = story
-    before = repo.states()
+    before = repo.training_states()
 
     def store_two() -> None:
         with repo._store.transaction("Ada") as transaction:
@@ -277,10 +277,10 @@ def test_a_state_goes_into_the_transaction_of_its_commit(story: Any) -> None:
 
     with pytest.raises(UnstorableStateError):
         store_two()
-    assert repo.states() == before
+    assert repo.training_states() == before
     with pytest.raises(rblstore.RblError):
         store_state(repo._store, CommitId("0" * 64), {}, step=0, author="Ada")
-    assert repo.states() == before
+    assert repo.training_states() == before
 
 
 def test_a_state_lives_as_long_as_its_commit(story: Any, tmp_path: Path) -> None:
@@ -293,15 +293,15 @@ def test_a_state_lives_as_long_as_its_commit(story: Any, tmp_path: Path) -> None
     with rblstore.open(root) as again:
         assert again.gc().dead["training-state"] == 1
         again.gc(apply=True)
-        assert [one.commit for one in again.states()] == [base]
+        assert [one.commit for one in again.training_states()] == [base]
         assert torch.equal(again.load_state("main")["shared"], torch.arange(500.0))
         assert again.fsck(full=True).ok
         again.restore_trash()
-        assert {one.commit for one in again.states()} == {base, tip}
+        assert {one.commit for one in again.training_states()} == {base, tip}
     (root / ".rbl" / "catalog.db").unlink()
     rblstore.reindex(root)
     with rblstore.open(root) as rebuilt:
-        assert {one.commit for one in rebuilt.states()} == {base, tip}
+        assert {one.commit for one in rebuilt.training_states()} == {base, tip}
         assert rebuilt.fsck(full=True).ok
 
 
@@ -309,7 +309,7 @@ def test_damage_names_the_state_and_repair_keeps_it(story: Any, tmp_path: Path) 
     import shutil
 
     repo, base, _ = story
-    info = repo.state(base)
+    info = repo.training_state(base)
     content = next(one for one in repo._store.any_record(info.state).files if one.path == "state.json").sha256
     location = repo._store.location(content)
     shutil.copytree(repo.path, tmp_path / "copy")
@@ -357,20 +357,20 @@ def test_the_command_line(story: Any) -> None:
         assert result.exit_code == 0, result.output
         return result.output
 
-    listed = json.loads(run("state", "list", "--json"))
+    listed = json.loads(run("training", "list", "--json"))
     assert [one["commit"] for one in listed][1] == tip
-    assert run("state", "list", "run").count(tip[:12]) == 1
-    shown = json.loads(run("state", "show", "run", "--json"))
+    assert run("training", "list", "run").count(tip[:12]) == 1
+    shown = json.loads(run("training", "show", "run", "--json"))
     assert shown["state"] == listed[1]["state"]
     assert shown["parts"][0] == {"name": "optimizer", "tensors": 1, "bytes": 1200}
-    assert "optimizer" in run("state", "show", listed[1]["state"])
+    assert "optimizer" in run("training", "show", listed[1]["state"])
     assert f"training state {listed[1]['state'][:12]}, step 1" in run("show", "run")
     assert "state.safetensors" in run("show", listed[1]["state"])
     assert "training states" in run("du", "run")
-    failed = CliRunner().invoke(rbl, ["-C", str(repo.path), "state", "show", "nowhere", "--json"])
+    failed = CliRunner().invoke(rbl, ["-C", str(repo.path), "training", "show", "nowhere", "--json"])
     assert failed.exit_code == 1
     repo.commit("none", remove=["one"], branch="run")
-    failed = CliRunner().invoke(rbl, ["-C", str(repo.path), "state", "show", "run", "--json"])
+    failed = CliRunner().invoke(rbl, ["-C", str(repo.path), "training", "show", "run", "--json"])
     assert json.loads(failed.stdout)["code"] == "no_state"
 
 
@@ -380,7 +380,7 @@ def test_a_hostile_record_is_refused_when_its_state_is_read(story: Any) -> None:
     from rblstore.checkpoints.state_tree import BadStateError
 
     repo, base, _ = story
-    record = repo._store.any_record(repo.state(base).state)
+    record = repo._store.any_record(repo.training_state(base).state)
     tensors = next(one for one in record.files if one.manifest is not None)
     text = next(one for one in record.files if one.manifest is None)
     for files in ((text,), (replace(tensors, manifest=None), text), (replace(text, path="a"), tensors)):

@@ -1,4 +1,4 @@
-"""``rbl state``."""
+"""``rbl training``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rblstore.cli.outcome import Outcome
 from rblstore.cli.verb import Verb
 
 
-@click.group("state", no_args_is_help=False)
+@click.group("training", no_args_is_help=False)
 def command() -> None:
     """Show the training states that were stored with commits: optimizer, scheduler, random generators."""
 
@@ -18,8 +18,8 @@ def command() -> None:
     "list",
     cls=Verb,
     example="""
-    rbl state list
-    rbl state list HEAD~1
+    rbl training list
+    rbl training list HEAD~1
     """,
 )
 @click.argument("revision", required=False, metavar="[REV]")
@@ -30,19 +30,19 @@ def list_states(invocation: Invocation, revision: str | None) -> Outcome:
     A state lives as long as its commit, and goes with it when gc takes it.
     """
     with invocation.repository() as repository:
-        found = repository.states(revision)
+        found = repository.training_states(revision)
     from rblstore.cli.render.states import states_lines
 
     return Outcome([state.as_json() for state in found], states_lines)
 
 
-@command.command("show", cls=Verb, example="rbl state show HEAD")
+@command.command("show", cls=Verb, example="rbl training show HEAD")
 @click.argument("revision", default="HEAD", metavar="[REV-OR-ID]")
 @click.pass_obj
 def show(invocation: Invocation, revision: str) -> Outcome:
     """Show what a training state holds: the latest one of a commit, or the one of an id."""
     with invocation.repository() as repository:
-        detail = repository.state(revision)
+        detail = repository.training_state(revision)
     from rblstore.cli.render.states import state_lines
 
     return Outcome(detail.as_json(), state_lines)
