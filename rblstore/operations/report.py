@@ -216,10 +216,10 @@ def _parts(
 ) -> tuple[PartFact, ...]:
     identity = detail.identity
     assert identity is not None, "a commit has an identity"
-    base, *components = said.components
+    base, *components = [part for part in said.components if part.role in ("identity", "behavior")]
     parts = [
         PartFact(
-            "identity", base.name, base.id, 1.0, "checkpoint", None, (), None, identity.tensors, {}, identity.elements,
+            "identity", base.name, identity.identity, 1.0, "checkpoint", None, (), None, identity.tensors, {}, identity.elements,
             identity.dtypes, identity.bytes, base.license, base.source, base.claims,
         )
     ]  # fmt: skip
@@ -235,7 +235,7 @@ def _parts(
         meter.add(f"measuring {component.name}", behavior.bytes)
         parts.append(
             PartFact(
-                "behavior", component.name, component.id, component.weight, behavior.form, behavior.type, ranks, alpha,
+                "behavior", component.name, behavior.behavior, component.weight, behavior.form, behavior.type, ranks, alpha,
                 sum(behavior.tensors.values()), behavior.effects, None, {}, behavior.bytes, component.license,
                 component.source, component.claims, layer_norms(norms), norms, delta.reason,
             )
