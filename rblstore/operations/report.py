@@ -219,8 +219,8 @@ def _parts(
     base, *components = [part for part in said.components if part.role in ("identity", "behavior")]
     parts = [
         PartFact(
-            "identity", base.name, identity.identity, 1.0, "checkpoint", None, (), None, identity.tensors, {}, identity.elements,
-            identity.dtypes, identity.bytes, base.license, base.source, base.claims,
+            "identity", base.name, identity.identity, 1.0, "checkpoint", None, (), None, identity.tensors, {},
+            identity.elements, identity.dtypes, identity.bytes, base.license, base.source, base.claims,
         )
     ]  # fmt: skip
     if not components:
@@ -235,8 +235,8 @@ def _parts(
         meter.add(f"measuring {component.name}", behavior.bytes)
         parts.append(
             PartFact(
-                "behavior", component.name, behavior.behavior, component.weight, behavior.form, behavior.type, ranks, alpha,
-                sum(behavior.tensors.values()), behavior.effects, None, {}, behavior.bytes, component.license,
+                "behavior", component.name, behavior.behavior, component.weight, behavior.form, behavior.type, ranks,
+                alpha, sum(behavior.tensors.values()), behavior.effects, None, {}, behavior.bytes, component.license,
                 component.source, component.claims, layer_norms(norms), norms, delta.reason,
             )
         )  # fmt: skip
