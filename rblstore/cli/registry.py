@@ -23,8 +23,12 @@ SECTIONS: Final = (
             "diff": "Show what differs between two commits.",
             "status": "Show the branch, or a checkout against its commit.",
             "du": "Show what the repository or a commit takes, shares and adds.",
+            "state": "Say something about an identity or behavior, or show what is said.",
             "training": "Show the training states that were stored with commits.",
+            "sign": "Vouch for a commit's files, or for a verification.",
+            "verify-signature": "Show who vouches for a commit, a verification or a directory.",
             "audit": "Show licences, sources and datasets of everything in a composition.",
+            "export": "Write a commit's bill of materials, attestation or model card.",
         },
     ),
     (

@@ -15,6 +15,7 @@ from rblstore.objects.evidence_records import Statement, Verification
 from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.ids import CommitId, RecordId
 from rblstore.objects.study_records import Study
+from rblstore.operations.audit import audit
 from rblstore.operations.claims import claims_about
 from rblstore.operations.stored_models import CONFIG, adapter_config, file_named, read_checkpoint
 from rblstore.operations.study_summary import figures
@@ -22,7 +23,6 @@ from rblstore.operations.verification_document import local_residue
 from rblstore.provenance.document_facts import (
     DocumentFacts,
     FileFact,
-    FindingFact,
     MetricFact,
     PartFact,
     VerificationFact,
@@ -72,7 +72,7 @@ def document_facts(store: Store, revision: str, *, version: str) -> DocumentFact
     metrics += [metric for one in sorted(studied) for metric in _of_study(one, store.record(one, Study), commit)]
     times = [store.record(one, Statement).time for one in statements]
     times += [record.time, *(fact.record.time for fact in verifications), *(metric.time for metric in metrics)]
-    findings, rules = _audited(store, commit)
+    audited = audit(store, str(commit))
     return DocumentFacts(
         version,
         commit,
@@ -85,8 +85,8 @@ def document_facts(store: Store, revision: str, *, version: str) -> DocumentFact
         tuple(map(str, statements)),
         tuple(metrics),
         tuple(verifications),
-        findings,
-        rules,
+        audited.findings,
+        tuple((one.name, one.version) for one in audited.rules),
     )
 
 
@@ -97,7 +97,7 @@ def identity_part(store: Store, identity_id: RecordId) -> PartFact:
         CorruptError: A record, or its config, is missing or damaged.
     """
     identity = store.record(identity_id, Identity)
-    known, parameters, config = _said(store, identity_id), None, {}
+    (known, notes), parameters, config = _said(store, identity_id), None, {}
     if not _is_forgotten(store, identity_id):
         checkpoint = read_checkpoint(store, identity.files)
         parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
@@ -115,6 +115,7 @@ def identity_part(store: Store, identity_id: RecordId) -> PartFact:
         parameters,
         _word(config.get("model_type")),
         tuple(filter(None, map(_word, classes))) if isinstance(classes, list) else (),
+        notes,
     )
 
 
@@ -133,6 +134,7 @@ def slot_part(store: Store, slot: Slot) -> PartFact:
     else:
         values = [effect.value for effect in behavior.effects if effect.on == "tensor"]
         shapes = [value.shape for value in values if value is not None and value.shape is not None]
+    known, notes = _said(store, slot.behavior)
     return PartFact(
         "behavior",
         slot.name,
@@ -141,13 +143,16 @@ def slot_part(store: Store, slot: Slot) -> PartFact:
         behavior.form,
         kind,
         _files(behavior.files),
-        _said(store, slot.behavior),
+        known,
         sum(map(math.prod, shapes)),
+        notes=notes,
     )
 
 
-def _said(store: Store, subject: RecordId) -> Said:
-    return said([claim for claims in claims_about(store, subject).values() for claim in claims])
+def _said(store: Store, subject: RecordId) -> tuple[Said, dict[str, str]]:
+    claims = claims_about(store, subject)
+    notes = {key.removeprefix("meta."): one[-1].value for key, one in claims.items() if key.startswith("meta.")}
+    return said([claim for found in claims.values() for claim in found]), dict(sorted(notes.items()))
 
 
 def _is_forgotten(store: Store, subject: RecordId) -> bool:
@@ -214,7 +219,3 @@ def _of_study(study_id: RecordId, record: Study, commit: CommitId) -> Iterator[M
     known = interval["prompts"] * interval["seeds"] > 1
     low, high = (interval["low"], interval["high"]) if known else (None, None)
     yield MetricFact("SVAR", interval["mean"], low, high, unit, record.probes[0], "study", study_id, of, record.time)
-
-
-def _audited(store: Store, commit: CommitId) -> tuple[tuple[FindingFact, ...], tuple[tuple[str, str], ...]]:
-    return (), ()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Final
 from urllib.parse import urlsplit
+from uuid import NAMESPACE_URL, UUID, uuid5
 
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.ids import CommitId, CompositionId, RecordId
+from rblstore.provenance.findings import Finding
 from rblstore.provenance.hub_licenses import NOASSERTION
 from rblstore.provenance.said import Said
 
@@ -54,6 +57,7 @@ class PartFact:
         parameters: Elements in its tensors, of an overlay in those that it writes; None where that cannot be read.
         model_type: What the identity's config says it is (``gemma3_text``), or None.
         architectures: The classes that the config names.
+        notes: What else people state, by key without ``meta.``: ``modality``, ``intended_use``, ...
     """
 
     role: str
@@ -67,6 +71,7 @@ class PartFact:
     parameters: int | None
     model_type: str | None = None
     architectures: tuple[str, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -103,6 +108,11 @@ class MetricFact:
     time: str
 
     @property
+    def text(self) -> str:
+        """The value as text, whole."""
+        return repr(self.value)
+
+    @property
     def slice(self) -> str:
         """Prompts and evidence on one line, for formats that have one field for both."""
         return f"probe {self.probe}, {self.kind} {self.evidence}"
@@ -122,25 +132,6 @@ class VerificationFact:
 
 
 @dataclass(frozen=True)
-class FindingFact:
-    """What an audit found.
-
-    Attributes:
-        level: ``note``, ``obligation``, ``gap``, ``conflict``, as the audit names it.
-        rule: Which rule says so.
-        subject: Of which part.
-        message: In words.
-        citation: Where that is written, or "".
-    """
-
-    level: str
-    rule: str
-    subject: str
-    message: str
-    citation: str
-
-
-@dataclass(frozen=True)
 class DocumentFacts:
     """Everything that documents about one commit are written from.
 
@@ -156,7 +147,7 @@ class DocumentFacts:
         statements: Ids of the statements that went in, sorted.
         metrics: In the order of their evidence.
         verifications: Oldest first.
-        findings: For distribution, the severest use there is.
+        findings: Of an audit for every use, severest first.
         rules: Name and version of each set of rules that was asked.
     """
 
@@ -171,7 +162,7 @@ class DocumentFacts:
     statements: tuple[str, ...]
     metrics: tuple[MetricFact, ...]
     verifications: tuple[VerificationFact, ...]
-    findings: tuple[FindingFact, ...]
+    findings: tuple[Finding, ...]
     rules: tuple[tuple[str, str], ...]
 
     @property
@@ -189,6 +180,27 @@ class DocumentFacts:
         """What a document calls the whole."""
         return " + ".join(part.label for part in self.parts)
 
+    def uuid(self, form: str) -> UUID:
+        """The number of a document of a form: the same for the same facts, and another where any of them differs."""
+        evidence = [
+            *self.statements,
+            *(fact.id for fact in self.verifications),
+            *(fact.evidence for fact in self.metrics),
+        ]
+        found = [" ".join(one.key) for one in self.findings]
+        rules = [f"{name} {version}" for name, version in self.rules]
+        text = "\n".join([form, self.version, self.commit, *sorted({*map(str, evidence)}), *found, *rules])
+        return uuid5(NAMESPACE_URL, f"{PROJECT}/export/{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}")
+
+
+def finding_line(finding: Finding) -> str:
+    """A finding on one line: how much it matters, of what, what it is, what to do, and where that is written."""
+    said = f"{finding.level}: {finding.subject}: {finding.message}"
+    if finding.obligation:
+        said += f" To do: {finding.obligation}"
+    cited = "; ".join(part for part in (finding.citation.text, finding.citation.url) if part)
+    return f"{said} [{finding.rule}: {cited}]" if cited else f"{said} [{finding.rule}]"
+
 
 def latest(times: Sequence[str]) -> str:
     """The latest of some RFC 3339 times, as it was written; the first of those that are equal.
@@ -199,22 +211,27 @@ def latest(times: Sequence[str]) -> str:
     return max(times, key=_moment)
 
 
+def moment(time: str) -> datetime:
+    """An RFC 3339 time in UTC, without its fraction."""
+    return _moment(time)[0]
+
+
 def whole_second(time: str) -> str:
-    """An RFC 3339 time in UTC without a fraction: ``2026-03-01T12:00:00Z``."""
-    return _moment(time)[0].strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
+    """The same as text: ``2026-03-01T12:00:00Z``."""
+    return moment(time).replace(tzinfo=None).isoformat() + "Z"
 
 
 def _moment(time: str) -> tuple[datetime, str]:
-    moment = datetime(*map(int, re.split(r"[-T:]", time[:19])), tzinfo=timezone.utc)  # type: ignore[arg-type,misc]
+    found = datetime.fromisoformat(time[:19]).replace(tzinfo=timezone.utc)
     rest = time[19:].rstrip("Z")
     fraction, sign, offset = re.fullmatch(r"(\.\d+)?(?:([+-])(\d\d:\d\d))?", rest).groups()  # type: ignore[union-attr]
     if offset:
         away = timedelta(hours=int(offset[:2]), minutes=int(offset[3:]))
         try:
-            moment = moment - away if sign == "+" else moment + away
+            found = found - away if sign == "+" else found + away
         except OverflowError:  # the first or the last day of the calendar: a day off is the best that can be said
             pass
-    return moment, (fraction or ".").ljust(11, "0")
+    return found, (fraction or ".").ljust(11, "0")
 
 
 def is_url(text: str) -> bool:
