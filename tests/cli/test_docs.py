@@ -118,6 +118,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.diff import DiffResult
     from rblstore.operations.doctor import DoctorResult
     from rblstore.operations.du import CommitUsage, RepositoryUsage
+    from rblstore.operations.export import ExportResult
     from rblstore.operations.fsck import FsckResult
     from rblstore.operations.gc import GcResult
     from rblstore.operations.gc_restore import RestoreResult
@@ -145,6 +146,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("doctor", DoctorResult),
         ("du", RepositoryUsage),
         ("du REV", CommitUsage),
+        ("export", ExportResult),
         ("fsck", FsckResult),
         ("gc", GcResult),
         ("gc --restore", RestoreResult),
