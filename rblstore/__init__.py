@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from rblstore.api import Repository
     from rblstore.checkpoints.saving import AdapterTensors
-    from rblstore.entry import doctor, init, load_checkout, open, reindex, repair  # noqa: A004
+    from rblstore.entry import doctor, init, load_checkout, open, reindex, repair, verify_signature  # noqa: A004
     from rblstore.errors import (
         BadSignatureError,
         ConflictError,
@@ -83,6 +83,7 @@ __all__ = [
     "repair",
     "residue",
     "restore_state",
+    "verify_signature",
 ]
 
 _LAZY = {
@@ -111,6 +112,7 @@ _LAZY = {
     "repair": "rblstore.entry",
     "residue": "rblstore.live.residue",
     "restore_state": "rblstore.live.optimizer_state",
+    "verify_signature": "rblstore.entry",
 }
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rblstore.operations.progress import Progress
     from rblstore.operations.reindex import ReindexResult
     from rblstore.operations.repair import RepairResult
+    from rblstore.operations.verify_signature import SignatureCheck
 
 
 def init(path: str | Path = ".", *, branch: str = "main") -> Repository:
@@ -123,3 +124,34 @@ def load_checkout(directory: str | Path, **options: Any) -> Any:
     from rblstore.operations.load import load_checkout as load
 
     return load(given_path(directory), **options)
+
+
+def verify_signature(
+    directory: str | Path,
+    *,
+    key: bytes | str | Path | None = None,
+    roots: bytes | str | Path | None = None,
+    identity: str | None = None,
+    issuer: str | None = None,
+    signature: str | Path | None = None,
+) -> SignatureCheck:
+    """Who vouches for the files of a directory, and whether that holds; needs no repository. Look at its ``status``.
+
+    Args:
+        directory: A checkout, or any model.
+        key: A public key that you trust: PEM as bytes, or its file.
+        roots: Certificates whose word you trust: PEM as bytes, or their file.
+        identity: Whose sigstore signature you trust; with ``issuer``. Needs a network.
+        issuer: The provider that must have said so.
+        signature: The signature's file; None for ``model.sig`` in the directory.
+
+    Raises:
+        InputError: The directory cannot be read, or has a symbolic link; or what is to be trusted is no key.
+        NotFoundError: There is no such directory or file.
+    """
+    from rblstore.operations.key_files import given_pem
+    from rblstore.operations.verify_signature import Trust, verify_directory
+
+    trust = Trust(given_pem(key, "public key"), given_pem(roots, "certificates"), identity, issuer)
+    file = None if signature is None else given_path(signature)
+    return verify_directory(given_path(directory), trust=trust, signature=file)

@@ -76,10 +76,10 @@ class LazyGroup(click.Group):
         return list(SUMMARIES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Imports ``commands/NAME.py``."""
+        """Imports ``commands/NAME.py``, hyphens as underscores."""
         if cmd_name not in SUMMARIES:
             return None
-        command = import_module(f"rblstore.cli.commands.{cmd_name}").command
+        command = import_module(f"rblstore.cli.commands.{cmd_name.replace('-', '_')}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"rblstore.cli.commands.{cmd_name} holds no command")
         return command

@@ -153,13 +153,7 @@ def _write(
     """Writes planned files of a composition, and the manifest that is not among those returned."""
     total = sum(file.size for file in planned)
     meter = Meter(progress, total)
-    with_folders = {file.owner for file in planned}
-    slots = tuple(
-        CheckoutSlot(
-            slot.name, slot.behavior, slot.weight, behavior_folder(slot.name) if slot.name in with_folders else None
-        )
-        for slot in composition.slots
-    )
+    slots = checkout_slots(composition, planned)
     with checkout_note(store) as announce, DirectoryWriter(target, announce=announce) as writer:
         writer.require_space(total)
         digests = write_files(store, writer, planned, meter, "writing")
@@ -168,6 +162,17 @@ def _write(
         write_manifest(writer, manifest)
         writer.commit()
     return files
+
+
+def checkout_slots(composition: Composition, planned: Sequence[PlannedFile]) -> tuple[CheckoutSlot, ...]:
+    """What ``rbl-composition.json`` says of a composition's slots, where these files are written."""
+    with_folders = {file.owner for file in planned}
+    return tuple(
+        CheckoutSlot(
+            slot.name, slot.behavior, slot.weight, behavior_folder(slot.name) if slot.name in with_folders else None
+        )
+        for slot in composition.slots
+    )
 
 
 def write_manifest(writer: DirectoryWriter, manifest: CheckoutManifest) -> None:
