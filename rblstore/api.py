@@ -109,6 +109,10 @@ class Repository(Models, Studies, Audits, Maintenance):
         weights: Mapping[str, float] | None = None,
         branch: str | None = None,
         license: str | None = None,
+        license_file: str | Path | None = None,
+        datasets: Sequence[str] | Mapping[str, str | None] = (),
+        source: str | None = None,
+        base_revision: str | None = None,
         author: str | None = None,
         meta: Mapping[str, str] | None = None,
         allow_empty: bool = False,
@@ -132,16 +136,20 @@ class Repository(Models, Studies, Audits, Maintenance):
             remove: Names of behaviors to take out.
             weights: By name; a scale for additive adapters.
             branch: Where to commit; None for HEAD's branch.
-            license: Said about everything imported here: an SPDX expression or a hub's licence id.
+            license: An SPDX expression or a hub's licence id; said, as the next ones, about everything imported here.
+            license_file: A file with the terms.
+            datasets: What it was trained on: ``NAME[@REV][=LICENSE]``, or licences (None: not known) by ``NAME[@REV]``.
+            source: Where it comes from: ``ORG/NAME[@REV]`` of a hub, a URL, words.
+            base_revision: Said about the behaviors, or an identity alone: which commit of its base it was made for.
             author: Who commits.
-            meta: Said about everything imported here, by key.
+            meta: Anything else, by key.
             allow_empty: Whether a commit may repeat its parent's composition.
             unloadable: Whether the composition may be one that peft cannot attach.
             rebind: Whether to bind an adapter to this base although it was made for another.
             include_opaque: Whether pickles beside safetensors are kept as bytes that are never loaded.
             rehash: Whether files are read although their time stamps say that they are unchanged.
             compression: How what is new is stored: ``fast``, ``max`` or ``none``; None for what the settings say.
-            origin: Where licence and meta come from, for the statement.
+            origin: Where what is said comes from, for the statement.
             progress: Is told bytes read.
 
         Raises:
@@ -150,6 +158,7 @@ class Repository(Models, Studies, Audits, Maintenance):
             InputError: A file that breaks its format.
         """
         from rblstore.operations.commit import CommitRequest, commit
+        from rblstore.operations.told import Told
 
         request = CommitRequest(
             message=message,
@@ -159,8 +168,7 @@ class Repository(Models, Studies, Audits, Maintenance):
             remove=remove,
             weights=weights,
             branch=branch,
-            license=license,
-            meta=meta,
+            told=Told(license, license_file, datasets, source, base_revision, meta=meta or {}),
             origin=origin,
             allow_empty=allow_empty,
             unloadable=unloadable,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Card: TypeAlias = "str | list[Card] | dict[str, Card] | None"
 Reader: TypeAlias = Callable[[], bytes]
+Recogniser: TypeAlias = Callable[[bytes], "tuple[str, str] | None"]
 
 FRONT_MATTER_BYTES: Final = 256 << 10
 _FRONT_MATTER: Final = re.compile(
@@ -112,7 +113,8 @@ def _parse_card(text: str) -> dict[str, Card]:
 class _Gathering:
     """Claims and warnings as they are found."""
 
-    def __init__(self) -> None:
+    def __init__(self, recognise: Recogniser) -> None:
+        self._recognise = recognise
         self.claims: set[Claim] = set()
         self.warnings: list[str] = []
 
@@ -177,26 +179,41 @@ class _Gathering:
             config = self.json(path, data)
             base, revision = config.get("base_model_name_or_path"), config.get("revision")
             if isinstance(base, str) and base.strip():
-                pinned = f"@{revision.strip()}" if isinstance(revision, str) and revision.strip() else ""
-                self.claim("base_model", base.strip() + pinned, path)
+                self.claim("base_model", base, path)
+                self.claim("base_revision", revision, path)
         elif _LICENSE_FILE.fullmatch(name) and (data := self.content(path, read)) is not None:
-            self.claim("license_file", f"{path} sha256:{hashlib.sha256(data).hexdigest()}", path)
+            self.claim("license_file", license_file_value(path, data, self._recognise(data)), path)
 
 
-def claims_from_files(files: Mapping[str, Callable[[], bytes]]) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
+def license_file_value(path: str, data: bytes, recognised: tuple[str, str] | None) -> str:
+    """What a claim says of a file with terms: path and digest, and what it was recognised as and how.
+
+    Args:
+        path: Where it lies.
+        data: Its bytes.
+        recognised: An expression, and ``text`` or ``title``; None where it is not known.
+    """
+    known = "" if recognised is None else f" {recognised[0]} by {recognised[1]}"
+    return f"{path} sha256:{hashlib.sha256(data).hexdigest()}{known}"
+
+
+def claims_from_files(
+    files: Mapping[str, Callable[[], bytes]], recognise: Recogniser = lambda data: None
+) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
     """What a model's own files say about it.
 
-    Read are README.md's front matter, ``_name_or_path`` of config.json, the base named by adapter_config.json, and
+    Read are README.md's front matter, ``_name_or_path`` of config.json, base and revision in adapter_config.json, and
     which licence and notice files there are. Hostile content gives a warning and no claims; it never raises.
 
     Args:
         files: Relative path to a function that gives the file's bytes. Only those of the files above are called, and
             they need not give more than ``limits.MODEL_CARD_BYTES + 1`` bytes: a longer file is passed over.
+        recognise: Which licence a text is and whether by all of it (``text``) or its ``title``; None where unknown.
 
     Returns:
         Claims, sorted and none repeated, each with the file's path as its origin; and warnings.
     """
-    gathering = _Gathering()
+    gathering = _Gathering(recognise)
     for path in sorted(files):
         gathering.file(path, files[path])
     return tuple(sorted(gathering.claims)), tuple(gathering.warnings)

@@ -213,12 +213,12 @@ def resolved_path(path: Path) -> Path:
         ) from error
 
 
-def _hub_cache(root: Path) -> Path | None:
-    """The hub cache folder of a model whose snapshot, or a folder of it, this is; else None."""
+def hub_snapshot(root: Path) -> Path | None:
+    """The hub cache's snapshot, ``models--ORG--NAME/snapshots/REVISION``, that this or a folder above is; else None."""
     resolved = resolved_path(root)
     for folder in (resolved, *resolved.parents):
         if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-            return folder.parent.parent
+            return folder
     return None
 
 
@@ -231,9 +231,10 @@ def hub_blob(root: Path, path: str, target: str) -> tuple[Path, tuple[str, ...]]
     refused = BadDirectoryError(
         f"{path} is a symbolic link", object=path, hint="Put the file itself there: cp --dereference, or cp -rL."
     )
-    cache = _hub_cache(root)
-    if cache is None:
+    snapshot = hub_snapshot(root)
+    if snapshot is None:
         raise refused
+    cache = snapshot.parent.parent
     pointed = Path(os.path.normpath((resolved_path(root) / path).parent / target))
     if pointed.parent != cache / "blobs" or not _BLOB.fullmatch(pointed.name):
         raise refused

@@ -194,10 +194,10 @@ def _check_request(request: CommitRequest) -> None:
     for name, weight in (request.weights or {}).items():
         if not isinstance(weight, (int, float)) or isinstance(weight, bool) or not abs(weight) < math.inf:
             raise UsageError(f"the weight {weight!r} of {name!r} is not a finite number", object=name)
-    if (request.license or request.meta) and request.identity is None and not request.behaviors:
+    if request.told and request.identity is None and not request.behaviors:
         raise UsageError(
-            "a licence or metadata is said about what is imported, and nothing is",
-            hint="Give it together with --identity or --behavior.",
+            "a licence, a source, data or metadata is said about what is imported, and nothing is",
+            hint="Give it together with --identity or --behavior, or state it now: rbl state NAME",
         )
 
 

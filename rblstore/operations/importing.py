@@ -23,7 +23,7 @@ from rblstore.objects.evidence_records import Claim
 from rblstore.objects.ids import BehaviorId, IdentityId
 from rblstore.objects.paths import check_paths
 from rblstore.operations.adapter_base import check_named_base
-from rblstore.operations.claims import card_claims, said_claims, state
+from rblstore.operations.claims import captured_claims, state
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.sources import CommitRequest, Sources
 from rblstore.operations.stat_cache import StatCache
@@ -84,7 +84,7 @@ class Importer:
         self._sources = sources
         self._meter = Meter(progress, sources.size)
         self._stat_cache = StatCache(store, trust=not request.rehash)
-        self._said = said_claims(request.license, request.meta or {}, request.origin)
+        self._told = request.told.claims(request.origin)
         self.warnings: list[str] = []
         self.left_out: list[tuple[str, str]] = []
         self.raw = 0
@@ -105,10 +105,18 @@ class Importer:
         self.raw += files.raw
         return files
 
-    def _state(self, source: SourceDirectory, subject: IdentityId | BehaviorId, prefix: str, *more: Claim) -> None:
-        claims, warnings = card_claims(source)
+    def _state(
+        self,
+        source: SourceDirectory,
+        files: StoredFiles,
+        subject: IdentityId | BehaviorId,
+        prefix: str,
+        told: Sequence[Claim],
+    ) -> None:
+        """States what files and people say; of a file that changed since the hub's client noted it, nothing is said."""
+        claims, warnings = captured_claims(source, {entry.path: str(entry.sha256) for entry in files.entries})
         self.warnings += [prefix + warning for warning in warnings]
-        state(self._store, self._transaction, subject, (*claims, *more, *self._said), self._request.author)
+        state(self._store, self._transaction, subject, (*claims, *told), self._request.author)
 
     def identity(
         self, source: SourceDirectory, before: Mapping[str, StoredTensor] | None = None
@@ -134,7 +142,8 @@ class Importer:
         identity_id = IdentityId(self._transaction.add_record(record))
         from_path = isinstance(self._request.identity, (str, Path))
         name = (Claim("name", resolved_path(source.path).name, "path"),) if from_path else ()
-        self._state(source, identity_id, "", *name)
+        told = [one for one in self._told if one.key != "base_revision" or not self._request.behaviors]
+        self._state(source, files, identity_id, "", [*name, *told])
         return identity_id, IdentityView(checkpoint)
 
     @staticmethod
@@ -184,7 +193,7 @@ class Importer:
             else:
                 _check_live_base(given, behavior, name)
         behavior_id = BehaviorId(self._transaction.add_record(behavior))
-        self._state(source, behavior_id, f"{name}: ")
+        self._state(source, files, behavior_id, f"{name}: ", self._told)
         return Member(name, behavior, weight, config), behavior_id
 
     def _overlay(
@@ -221,7 +230,7 @@ class Importer:
             self.warnings.append(f"{prefix}it lacks files that lie beneath it, and so removes them: {shown(lacking)}")
         self.checkpoints[name] = checkpoint
         behavior_id = BehaviorId(self._transaction.add_record(behavior))
-        self._state(source, behavior_id, prefix)
+        self._state(source, files, behavior_id, prefix, self._told)
         return Member(name, behavior, weight, None), behavior_id
 
 

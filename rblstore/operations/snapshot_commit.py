@@ -38,6 +38,7 @@ from rblstore.operations.stored_models import (
     member,
     view_identity,
 )
+from rblstore.provenance.license_texts import recognise
 from rblstore.repository import HEADS, Store, utc_now
 from rblstore.transaction import Transaction
 
@@ -61,7 +62,8 @@ class Settled:
     @classmethod
     def of(cls, files: Mapping[str, bytes], widened: Mapping[str, bytes] | None = None) -> Settled:
         """Reads what the files say."""
-        claims, warnings = claims_from_files({path: lambda data=data: data for path, data in files.items()})  # type: ignore[misc]
+        readers = {path: lambda data=data: data for path, data in files.items()}
+        claims, warnings = claims_from_files(readers, recognise)
         return cls(files, files if widened is None else widened, claims, warnings)
 
 
@@ -126,6 +128,11 @@ class SnapshotCommitter:
         """The behavior as it was committed last."""
         return self._before.slot(self.name)
 
+    @property
+    def tensor_root(self) -> str:
+        """The digest of the identity's tensors."""
+        return str(self.store.record(self._before.identity, Identity).tensor_root)
+
     def stored_file(self, path: str) -> bytes | None:
         """A small file of the adapter that the slot held when this was made, or None."""
         slot = self.slot
@@ -166,6 +173,12 @@ class SnapshotCommitter:
             return self._commit(snapshot, settled, message, claims, tree, step)
         except NothingChangedError:
             return None
+
+    def add_claims(self, claims: tuple[Claim, ...]) -> None:
+        """States something of the behavior that was committed last, which nothing new is committed of."""
+        if claims and self.slot is not None:
+            with self.store.transaction(self._author) as transaction:
+                state(self.store, transaction, self.slot.behavior, claims, self._author)
 
     def _commit(
         self, snapshot: Snapshot, settled: Settled, message: str, claims: tuple[Claim, ...], tree: Any, step: int

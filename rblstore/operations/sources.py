@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from rblstore.objects.paths import given_path
 from rblstore.operations.checkout_manifest import refuse_part
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from rblstore.operations.told import Told
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
@@ -36,10 +37,9 @@ class CommitRequest:
         remove: Names of slots to leave out.
         weights: By slot name.
         branch: Where to commit; None for HEAD's branch.
-        license: Said about everything imported here.
+        told: Said about everything imported here; ``base_revision`` about the behaviors, where there are any.
         author: Who commits.
-        meta: Said about everything imported here.
-        origin: Where licence and meta come from: ``command line`` or ``api``.
+        origin: Where that comes from: ``command line`` or ``api``.
         allow_empty: Whether a commit may repeat its parent's composition.
         unloadable: Whether a composition may be one that peft cannot attach.
         rebind: Whether to bind an adapter to this base although it names another.
@@ -55,8 +55,7 @@ class CommitRequest:
     remove: Sequence[str] = ()
     weights: Mapping[str, float] | None = None
     branch: str | None = None
-    license: str | None = None
-    meta: Mapping[str, str] | None = None
+    told: Told = field(default_factory=Told)
     origin: str = "api"
     allow_empty: bool = False
     unloadable: bool = False

@@ -194,8 +194,7 @@ class TrainingRun:
         worker, training = self._working(), self._begun()
         try:
             worker.check()
-            if training.guard is not None:
-                training.guard.check()
+            training.check_guard()
             training.check_base()
             self._take(None, wait=True)
         finally:
@@ -284,6 +283,9 @@ class TrainingRun:
             self._free.append(queued.snapshot.buffers)
         if result is None:
             self.unchanged.append(queued.step)
+            # That the identity is what it was is known only at the end, when the last state may be committed already.
+            known = tuple(claim for claim in queued.claims if claim.key == "meta.identity_after")
+            self._begun().committer.add_claims(known)
             return
         self.commits.append(result)
         self.warnings.extend(warning for warning in result.warnings if warning not in self.warnings)

@@ -11,7 +11,7 @@ from rblstore.configuration import Compression, check_compression
 from rblstore.errors import UsageError
 from rblstore.objects.evidence_records import Claim
 from rblstore.objects.paths import check_name, check_ref_name
-from rblstore.operations.claims import said_claims
+from rblstore.operations.told import Told
 
 ORIGIN: Final = "training run"
 """Where claims come from that the run made itself; what whoever trains said is from ``api``."""
@@ -86,17 +86,12 @@ class TrainingOptions:
         """What whoever trains says about the behavior.
 
         Raises:
-            UsageError: An empty key or value.
+            UsageError: An empty key or value, or a licence that nobody knows.
         """
-        meta = dict(self.meta)
-        if self.dataset is not None:
-            meta["dataset"] = self.dataset
-        claims = said_claims(self.license, meta, "api")
-        if self.dataset_license is not None:
-            if not self.dataset_license.strip():
-                raise BadTrainingError("the dataset's licence is empty", object="dataset_license")
-            claims += (Claim("dataset_license", self.dataset_license, "api"),)
-        return claims
+        if self.dataset_license is not None and not self.dataset_license.strip():
+            raise BadTrainingError("the dataset's licence is empty", object="dataset_license")
+        datasets = {} if self.dataset is None else {self.dataset: self.dataset_license}
+        return Told(license=self.license, datasets=datasets, meta=self.meta).claims("api")
 
 
 @dataclass

@@ -75,6 +75,7 @@ class Training:
         self.resumed = Progressed(options.done)
         self._settled: tuple[Mapping[str, bytes], Settled] | None = None
         self._bound: Behavior | None = None
+        self._identity: str | None = None
         self._config_before: bytes | None = None
         self.copier = PhiCopier(model, self._adapter_name(), partial(scratch, store, "save"))
         ref = store.head_branch() if options.branch is None else HEADS + options.branch
@@ -98,10 +99,18 @@ class Training:
         self._ending.callback(_IN_TRAINING.discard, plain_model(model))
         self.said = [
             ("meta.device", _device(model)),
+            ("meta.method", self._method()),
             ("meta.run_started", utc_now()),
             *([] if options.seed is None else [("meta.seed", str(options.seed))]),
             *library_claims(options.version),
         ]
+
+    def _method(self) -> str:
+        """PEFT's name for the kind of adapter; ``full`` or ``partial`` fine-tuning by what is trained."""
+        if self.copier.is_adapter:
+            kind = getattr(self.model, "peft_config")[self.copier.adapter].peft_type  # noqa: B009 - a PeftModel's
+            return str(getattr(kind, "value", kind))
+        return "full" if all(parameter.requires_grad for parameter in self.model.parameters()) else "partial"
 
     def _adapter_name(self) -> str | None:
         several = len(getattr(self.model, "peft_config", ())) > 1
@@ -149,6 +158,17 @@ class Training:
                 hint="Train on the branch of its own base. If training wrote to the base, the guard says when.",
             )
 
+    def check_guard(self) -> None:
+        """A last full check by the guard; whether the identity is what it was is then said, too.
+
+        Raises:
+            IdentityMutated: It is not.
+        """
+        if self.guard is not None:
+            self.guard.check()
+            if self._identity is not None and not self.guard.findings:
+                self.said.append(("meta.identity_after", self._identity))
+
     def _watch(self) -> IdentityGuard | None:
         options = self._options
         if options.guard is False:
@@ -159,7 +179,7 @@ class Training:
 
             slot = self.committer.slot
             form = None if slot is None else self.committer.store.record(slot.behavior, Behavior).form
-            return guard_model(
+            guard = guard_model(
                 self._store,
                 self.model,
                 self.committer.parent,
@@ -167,6 +187,10 @@ class Training:
                 on_mutation=on_mutation,  # type: ignore[arg-type]
                 compare=form != "overlay",
             )
+            if form != "overlay":
+                self._identity = self.committer.tensor_root
+                self.said.append(("meta.identity_before", self._identity))
+            return guard
         from torch import nn
 
         from rblstore.live.guard import IdentityGuard

@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from rblstore.provenance.said import Said
+from rblstore.provenance.said import COMMIT, Said
 
 _HUB_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,12 @@ class BaseMismatch:
     what: Literal["base", "revision"]
     behavior: tuple[str, ...]
     identity: tuple[str, ...]
+
+    @property
+    def message(self) -> str:
+        """The same in words."""
+        what = "it is said to be made for" if self.what == "base" else "it is said to be made for the commit"
+        return f"{what} {', '.join(self.behavior)}, and what it is bound to is said to be {', '.join(self.identity)}"
 
 
 def base_mismatch(behavior: Said, identity: Said) -> BaseMismatch | None:
@@ -46,7 +51,7 @@ def base_mismatch(behavior: Said, identity: Said) -> BaseMismatch | None:
     if others and not (behavior.relation == "merge" and len(others) < len(bases)):
         return BaseMismatch("base", others, tuple(sources.values()))
     asked, have = behavior.base_revision, identity.source_revision
-    if asked and have and asked != have and _COMMIT.fullmatch(asked) and _COMMIT.fullmatch(have):
+    if asked and have and asked != have and COMMIT.fullmatch(asked) and COMMIT.fullmatch(have):
         return BaseMismatch("revision", (asked,), (have,))
     return None
 

@@ -31,7 +31,7 @@ _ALIAS: Final = re.compile(r"[a-z0-9.+_-]+")
 class LicenseError(InputError):
     """A licence is neither an SPDX expression nor a name that is known."""
 
-    code: ClassVar[str] = "bad_license"
+    code: ClassVar[str] = "bad_expression"
 
 
 def normalise(text: str) -> str:

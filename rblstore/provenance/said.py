@@ -26,6 +26,9 @@ PERSONS: Final = ("api", "command line")
 TRAINING_RUN: Final = "training run"
 """Origin of what a training loop measured."""
 
+COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+"""A revision of a hub's repository that no push changes."""
+
 _TEXT: Final = re.compile(r"(.+) sha256:([0-9a-f]{64})(?: ([^\x00-\x1f]+) by (text|title))?")
 _OWN_TERMS: Final = re.compile(r"(?!.*(third|3rd))(licen[sc]e|copying)([._-][^/]*)?", re.IGNORECASE)
 _REVISED: Final = re.compile(r"([^@\s]+)@([^@\s/]+)")
@@ -163,9 +166,15 @@ class _Reading:
     def single(self, key: str) -> str | None:
         """The one value. Of several it is the one that a person gave, and that there are several is a problem."""
         found = self.values(key)
+        if key.endswith("_revision"):
+            # A branch's name contradicts no commit.
+            found = tuple(value for value in found if COMMIT.fullmatch(value)) or found
         if len(found) > 1:
             self.problems.append(f"{key} is stated in {len(found)} ways: {', '.join(value[:80] for value in found)}")
-            found = tuple(claim.value for claim in self.all(key) if claim.origin in PERSONS) or found
+            found = (
+                tuple(claim.value for claim in self.all(key) if claim.origin in PERSONS and claim.value in found)
+                or found
+            )
         return next(iter(found), None)
 
     def revised(self, key: str, revision_key: str) -> tuple[tuple[str, ...], str | None]:

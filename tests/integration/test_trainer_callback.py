@@ -107,7 +107,7 @@ def test_every_step_is_committed_with_what_is_known(story: Any) -> None:
     assert [info.step for info in repo.training_states()] == list(range(1, STEPS + 1))
     claims = {claim.key: claim.value for claim in repo.show("main").behaviors[0].claims}
     expected = {
-        "dataset": "tiny", "dataset_license": "cc0-1.0", "meta.team": "a", "meta.step": "7", "meta.seed": "11",
+        "dataset": "tiny", "dataset_license": "tiny=cc0-1.0", "meta.team": "a", "meta.step": "7", "meta.seed": "11",
         "meta.gradient_accumulation_steps": "2", "meta.max_steps": "7", "meta.optimizer": "adamw_torch",
         "meta.tokens": str(trainer.state.num_input_tokens_seen),
     }  # fmt: skip

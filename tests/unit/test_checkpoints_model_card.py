@@ -136,7 +136,10 @@ def test_claims_are_bounded() -> None:
 def test_the_names_that_configs_give() -> None:
     config = json.dumps({"_name_or_path": "org/base", "architectures": ["X"]}).encode()
     adapter = json.dumps({"base_model_name_or_path": "org/base", "revision": "abc123"}).encode()
-    assert claims(config=config, adapter=adapter) == ([("base_model", "org/base@abc123"), ("name", "org/base")], ())
+    assert claims(config=config, adapter=adapter) == (
+        [("base_model", "org/base"), ("base_revision", "abc123"), ("name", "org/base")],
+        (),
+    )
     adapter = json.dumps({"base_model_name_or_path": "org/base", "revision": None}).encode()
     assert claims(adapter=adapter) == ([("base_model", "org/base")], ())
 

@@ -16,6 +16,7 @@ from training_stories import Bench, make_bench, nudge, train
 import rblstore
 from rblstore.live.binding import same_bits
 from rblstore.live.snapshot import _Frozen
+from rblstore.objects.content_records import Identity
 
 
 @pytest.fixture
@@ -91,11 +92,11 @@ class TestWhatIsCommitted:
             for step in range(2):
                 nudge(model, step)
                 run.step(loss=0.1, tokens=100)
-        _, part = bench.repo.audit().components
+        part = bench.repo.audit().components[1]
         assert (part.license, part.datasets) == (("mit",), ("org/talk",))
-        assert part.dataset_licenses == ("CC-BY-4.0",)
+        assert part.dataset_licenses == ("org/talk=CC-BY-4.0",)
         said = {claim.key: (claim.value, claim.origin) for claim in part.claims}
-        assert said["dataset_license"] == ("CC-BY-4.0", "api")
+        assert said["dataset_license"] == ("org/talk=CC-BY-4.0", "api")
         assert said["meta.ticket"] == ("12", "api")
         for key, value in {
             "step": "2",
@@ -109,6 +110,12 @@ class TestWhatIsCommitted:
         }.items():
             assert said[f"meta.{key}"] == (str(value), "training run")
         assert {"meta.run_started", "meta.peft", "meta.transformers"} <= said.keys()
+        stated = bench.repo.statements("polite").said
+        assert [(data.name, data.licenses) for data in stated.datasets] == [("org/talk", ("CC-BY-4.0",))]
+        root = str(bench.repo._store.record(bench.repo.audit().components[0].id, Identity).tensor_root)
+        known = {"method": "LORA", "steps": "2", "tokens": "200", "seed": "7", "library.torch": torch.__version__}
+        known |= {"identity_before": root, "identity_after": root}
+        assert known.items() <= stated.training.items()
         assert run.steps == 2
 
     def test_the_branch_is_the_one_of_the_start(self, bench: Bench) -> None:

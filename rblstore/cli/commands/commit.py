@@ -50,9 +50,13 @@ def _weights(given: dict[str, str]) -> dict[str, float]:
 @click.option("--remove", multiple=True, metavar="NAME", help="Leave this behavior out. Repeatable.")
 @click.option("--weight", "weights", type=Pair("NAME=W"), multiple=True, help="Scale an additive adapter. Repeatable.")
 @click.option("--branch", metavar="NAME", help="Commit to this branch instead of the current one.")
-@click.option("--license", metavar="ID", help="The licence of what is imported: an SPDX or Hugging Face id.")
+@options.license
+@options.license_file
+@options.dataset
+@options.source
+@options.base_revision
 @options.author
-@click.option("--meta", type=Pair("KEY=VALUE"), multiple=True, help="Anything else to say about it. Repeatable.")
+@options.meta
 @click.option("--unloadable", is_flag=True, help="Accept a composition that peft cannot attach.")
 @click.option("--rebind", is_flag=True, help="Bind an adapter to this base although it names another.")
 @click.option("--allow-empty", is_flag=True, help="Commit even where the composition does not change.")
@@ -70,6 +74,10 @@ def command(
     weights: tuple[tuple[str, str], ...],
     branch: str | None,
     license: str | None,
+    license_file: Path | None,
+    datasets: tuple[str, ...],
+    source: str | None,
+    base_revision: str | None,
     author: str | None,
     meta: tuple[tuple[str, str], ...],
     unloadable: bool,
@@ -83,7 +91,8 @@ def command(
 
     What is not named stays as it is in the branch's latest commit. Content that is stored already is not
     stored again, and a behavior that does not fit what it would stand on is refused, naming the tensors that
-    differ.
+    differ. What is said (licence, data, source) is said about everything that this commit imports, beside what
+    model cards and licence files say; `rbl state` says it of one part, or later.
     """
     directories = {name: invocation.directory / text for name, text in gather_pairs(behaviors, "--behavior").items()}
     with invocation.repository() as repository, invocation.progress() as progress:
@@ -95,6 +104,10 @@ def command(
             weights=_weights(gather_pairs(weights, "--weight")),
             branch=branch,
             license=license,
+            license_file=license_file,
+            datasets=datasets,
+            source=source,
+            base_revision=base_revision,
             author=author_from(author, repository),
             meta=gather_pairs(meta, "--meta"),
             unloadable=unloadable,
