@@ -190,3 +190,22 @@ class Contents:
         """
         location = self.location(content)
         return self.pack(location.pack).read_small(location, max_bytes, any_copy=True)
+
+    def read_buffer(self, content: ContentId, max_bytes: int) -> bytearray:
+        """A content whole, in memory that is the caller's to change.
+
+        Raises:
+            CorruptError: Missing or damaged.
+            InputError: Larger than ``max_bytes``.
+        """
+        from rblstore.storage.decoding import Wanted, read_contents
+        from rblstore.storage.pack_reader import check_size
+
+        location = self.location(content)
+        check_size(location, max_bytes)
+        whole = bytearray(location.size)
+        stored = self.pack(location.pack).stored(location, any_copy=True)
+        with closing(read_contents([Wanted(stored, memoryview(whole))], workers=self._workers)) as pieces:
+            for _ in pieces:
+                pass
+        return whole

@@ -121,7 +121,13 @@ def blocks(positions: int, vocabulary: int, device: torch.device) -> Iterator[tu
         yield slice(start, min(start + height, positions)), columns
 
 
-def over_blocks(positions: int, vocabulary: int, device: torch.device, work: Callable[[Blocks], None]) -> None:
+def over_blocks(
+    positions: int,
+    vocabulary: int,
+    device: torch.device,
+    work: Callable[[Blocks], None],
+    done: torch.Tensor | None = None,
+) -> None:
     """Works through the row blocks, on the CPU with as many threads as torch has: each row is one thread's alone.
 
     Args:
@@ -129,8 +135,9 @@ def over_blocks(positions: int, vocabulary: int, device: torch.device, work: Cal
         vocabulary: How wide they are.
         device: Where it is computed.
         work: Does its share of the blocks, one after another; it is called once a thread, without gradients.
+        done: (positions,) bool; a block whose rows are all done is passed over.
     """
-    every = list(blocks(positions, vocabulary, device))
+    every = [one for one in blocks(positions, vocabulary, device) if done is None or not bool(done[one[0]].all())]
     threads = min(torch.get_num_threads(), len(every) // _LEAST_BLOCKS) if device.type == "cpu" else 1
 
     def share(part: Blocks) -> None:

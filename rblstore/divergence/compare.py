@@ -8,11 +8,11 @@ distance and cosine.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import torch
 
@@ -26,12 +26,18 @@ from rblstore.divergence.measure import (
 )
 from rblstore.divergence.metrics import NanOutputError, divergences, means
 from rblstore.errors import ConflictError
+from rblstore.objects.dtypes import span_bytes
 from rblstore.objects.evidence_records import Output, PromptDivergence
 
 __all__ = ["BaselineMismatchError", "Comparison", "Reference", "compare", "compare_measurements"]
 
 _EMBEDDING: Final = "the output is an embedding, not a distribution"
 
+_READ_TOGETHER: Final = 2
+# A reference that takes more is not read before it is needed.
+_AHEAD_BYTES: Final = 64 << 20
+
+Bytes: TypeAlias = "bytes | bytearray | memoryview"
 Theirs = TypeVar("Theirs")
 
 
@@ -49,14 +55,14 @@ class Reference(NamedTuple):
         shape: (positions, width).
         dtype: Element type, as safetensors names it.
         digest: SHA-256 of the values' bytes.
-        read: Gives those bytes, verified.
+        read: Gives those bytes, verified; a bytearray becomes the comparison's own.
     """
 
     id: str
     shape: tuple[int, int]
     dtype: str
     digest: str
-    read: Callable[[], bytes | bytearray | memoryview]
+    read: Callable[[], Bytes]
 
 
 @dataclass(frozen=True)
@@ -110,37 +116,72 @@ def compare(
         NanOutputError: Outputs are no distributions; names the prompt.
     """
     outcomes: list[_Outcome] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="rbl-reference") as pool:
-        pairs = _paired(_read_ahead(reference, outcomes, pool), measured, lambda recorded: recorded.id)
-        for recorded, ours in pairs:
-            outcomes.append(_compared(recorded, ours, output))
+    with ThreadPoolExecutor(_READ_TOGETHER, thread_name_prefix="rbl-reference") as pool:
+        recorded = _Recorded(reference, pool)
+        for theirs, ours in _paired(recorded, measured, lambda one: one.id):
+            differed = bool(outcomes) and not outcomes[-1].divergence.bit_equal
+            outcomes.append(_compared(recorded, theirs, ours, output, differed=differed))
     return _comparison(outcomes)
 
 
-def _read_ahead(
-    reference: Iterable[Reference], outcomes: Sequence[_Outcome], pool: ThreadPoolExecutor
-) -> Iterator[Reference]:
-    """The references; once an output differed, each is read while the model still runs, since it will differ, too."""
-    for one in reference:
-        recorded = Reference(*one)
-        if outcomes and not outcomes[-1].divergence.bit_equal:
-            recorded = recorded._replace(read=pool.submit(recorded.read).result)
-        yield recorded
+class _Recorded:
+    """References, one after another; where one has to be read, the next is with it.
+
+    Not while the model runs: its threads wait for one another, and take longer by more than reading does.
+
+    Args:
+        reference: What was recorded.
+        pool: Its threads read.
+    """
+
+    def __init__(self, reference: Iterable[Reference], pool: ThreadPoolExecutor) -> None:
+        self._reference = (Reference(*one) for one in reference)
+        self._pool = pool
+        self._reading: dict[Reference, Future[Bytes]] = {}
+        self._together: list[Reference] = []
+
+    def __iter__(self) -> Iterator[Reference]:
+        current = next(self._reference, None)
+        while current is not None:
+            following = next(self._reference, None)
+            self._together = [one for one in (current, following) if one is not None]
+            yield current
+            self._reading.pop(current, None)
+            current = following
+
+    def read(self) -> Future[Bytes]:
+        """The bytes of the one given out last, or why they cannot be had."""
+        current = self._together[0]
+        if current not in self._reading:
+            for one in self._together:
+                if one is current or span_bytes(one.dtype, one.shape) <= _AHEAD_BYTES:
+                    self._reading[one] = self._pool.submit(one.read)
+            wait(self._reading.values())
+        return self._reading[current]
 
 
-def _compared(recorded: Reference, ours: PromptMeasurement, output: Output | None) -> _Outcome:
-    id, shape, dtype, digest, read = recorded
+def _compared(
+    recorded: _Recorded, theirs: Reference, ours: PromptMeasurement, output: Output | None, *, differed: bool
+) -> _Outcome:
+    id, shape, dtype, digest, _ = theirs
     reason = _incomparable(tuple(shape), output or ours.output, ours)
-    like = (tuple(shape), dtype, output or ours.output) == (ours.shape, ours.dtype, ours.output)
-    if like and digest == values_digest(ours.values):
-        return _equal(ours)
+    if (tuple(shape), dtype, output or ours.output) == (ours.shape, ours.dtype, ours.output):
+        # Where the one before differed this one will, and is read at once: what is read has the recorded digest, so
+        # that comparing bytes proves the same, and ends where they differ.
+        reading = recorded.read() if differed else None
+        if reading is None or reading.exception() is not None:
+            equal = digest == values_digest(ours.values)
+        else:
+            equal = reading.result() == values_bytes(ours.values)
+        if equal:
+            return _equal(ours)
     if reason is not None and reason != _EMBEDDING:
         return _Outcome(PromptDivergence(id, None, None, bit_equal=False), False, reason)
     try:
-        theirs = tensor_from_bytes(read(), dtype, shape)
+        values = tensor_from_bytes(recorded.read().result(), dtype, shape)
     except BadValuesError as error:
         raise BadValuesError(f"prompt {id!r}: {error.message}", object=id, hint=error.hint) from error
-    return _measured(theirs, ours)
+    return _measured(values, ours)
 
 
 def compare_measurements(reference: Iterable[PromptMeasurement], measured: Iterable[PromptMeasurement]) -> Comparison:

@@ -151,10 +151,10 @@ def values_digest(tensor: torch.Tensor) -> ContentId:
 
 
 def tensor_from_bytes(data: bytes | bytearray | memoryview, dtype_name: str, shape: Sequence[int]) -> torch.Tensor:
-    """The tensor whose :func:`values_bytes` these are, in memory of its own.
+    """The tensor whose :func:`values_bytes` these are.
 
     Args:
-        data: Raw little-endian row-major values.
+        data: Raw little-endian row-major values. A bytearray becomes the tensor's memory; all else is copied.
         dtype_name: BF16, F16, F32 or F64.
         shape: Extents, outermost first.
 
@@ -169,7 +169,7 @@ def tensor_from_bytes(data: bytes | bytearray | memoryview, dtype_name: str, sha
             hint="Run rbl fsck.",
         )
     dtype = _DTYPES[dtype_name]
-    raw = bytearray(data)
+    raw = data if isinstance(data, bytearray) else bytearray(data)
     if not raw:
         return torch.empty(tuple(shape), dtype=dtype)
     if sys.byteorder == "big":

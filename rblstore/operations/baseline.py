@@ -232,7 +232,7 @@ def references(store: Store, record: Baseline) -> list[Any]:
     from rblstore.divergence.compare import Reference
 
     def reader(content: ContentId, size: int) -> Any:
-        return lambda: store.content_bytes(content, size)
+        return lambda: store.contents.read_buffer(content, size)
 
     return [
         Reference(prompt.id, prompt.shape, record.dtype, prompt.content, reader(prompt.content, size))

@@ -219,11 +219,7 @@ class PackReader:
             ContentTooLargeError: It is larger.
             CorruptContentError, UnknownCodecError, CorruptError, ReadError: As for :meth:`read`.
         """
-        if location.size > max_bytes:
-            raise ContentTooLargeError(
-                f"content {location.content} has {location.size} bytes, more than the {max_bytes} allowed",
-                object=location.content,
-            )
+        check_size(location, max_bytes)
         return b"".join(self.read(location, any_copy=any_copy))
 
     def stored_frame(self, entry: FrameEntry) -> bytes:
@@ -305,6 +301,19 @@ class PackReader:
         header = self._backend.read(self._key, 0, HEADER_BYTES)
         if pack_id(header, self._index_blocks(footer)) != self._pack:
             raise malformed(self._pack, "its index is damaged")
+
+
+def check_size(location: ContentLocation, max_bytes: int) -> None:
+    """Refuses a content that is larger than its reader allows.
+
+    Raises:
+        ContentTooLargeError: It is.
+    """
+    if location.size > max_bytes:
+        raise ContentTooLargeError(
+            f"content {location.content} has {location.size} bytes, more than the {max_bytes} allowed",
+            object=location.content,
+        )
 
 
 def read_small(backend: Backend, location: ContentLocation, max_bytes: int) -> bytes:

@@ -15,6 +15,7 @@ from rblstore.catalog.engine import CatalogFailedError
 from rblstore.objects.ids import PackId
 from rblstore.storage.backend import MissingObjectError
 from rblstore.storage.pack_format import MalformedPackError, pack_key
+from rblstore.storage.pack_reader import ContentTooLargeError
 from rblstore.storage.pack_writer import PackWriter
 from rblstore.storage.rooms import scratch
 
@@ -88,12 +89,25 @@ def test_a_whole_copy_in_another_pack_serves(repo: Any, at: int) -> None:
     with rblstore.open(store.root) as again:
         contents = again._store.contents
         assert contents.read_small(sha256(BASE), len(BASE)) == BASE
+        assert contents.read_buffer(sha256(BASE), len(BASE)) == BASE
         assert b"".join(contents.read(contents.stored([sha256(BASE)]))) == BASE
         assert contents.find(sha256(BASE)) is not None
         assert contents.read_small(sha256(FINE), len(FINE)) == FINE
         again._store.backend.delete(pack_key(tuned))
         with pytest.raises(MissingObjectError):
             contents.read_small(sha256(FINE), len(FINE))
+
+
+def test_a_buffer_is_the_callers_own_and_no_larger_than_allowed(repo: Any) -> None:
+    large = noise(9 << 20, 3)  # of several frames, which are decoded side by side
+    write(repo, large, b"")
+    contents = repo._store.contents
+    found = contents.read_buffer(sha256(large), len(large))
+    assert found == large
+    found[:4] = b"\0\0\0\0"
+    assert contents.read_buffer(sha256(large), len(large)) == large
+    with pytest.raises(ContentTooLargeError, match=str(len(large))):
+        contents.read_buffer(sha256(large), len(large) - 1)
 
 
 def test_where_every_copy_is_damaged_the_first_is_named(repo: Any) -> None:

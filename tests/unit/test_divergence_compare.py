@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -98,6 +98,47 @@ def test_what_was_read_ahead_in_vain_does_no_harm() -> None:
     # What is needed and cannot be read is still an error of its own kind.
     with pytest.raises(AssertionError):
         compare(references, changed(changed(reference, 0, values), 1, reference[1].values + 1))
+
+
+def noted(references: list[Reference], asked: list[str]) -> list[Reference]:
+    """References that say when they are read."""
+
+    def reader(one: Reference) -> Callable[[], bytes]:
+        def read() -> bytes:
+            asked.append(one.id)
+            return bytes(one.read())
+
+        return read
+
+    return [one._replace(read=reader(one)) for one in references]
+
+
+def test_once_outputs_differed_equal_ones_are_told_by_what_is_read() -> None:
+    reference, asked = outputs(1, rows=(3, 5, 2, 4)), []
+    measured = changed(changed(reference, 0, reference[0].values + 1), 2, reference[2].values + 1)
+    found = compare(noted(recorded(reference), asked), measured)
+    assert [prompt.bit_equal for prompt in found.prompts] == [False, True, False, True]
+    assert found == compare_measurements(reference, measured)
+    assert sorted(asked) == ["p00", "p01", "p02", "p03"]  # each once
+    # The bytes say that they are equal, where the record has another digest.
+    lying = [one._replace(digest="0" * 64) for one in recorded(reference)]
+    assert [prompt.bit_equal for prompt in compare(lying, measured).prompts] == [False, True, False, True]
+
+
+@pytest.mark.parametrize(("most", "early"), [(5 * 20 * 2, ["p00", "p01"]), (5 * 20 * 2 - 1, ["p00"])])
+def test_a_large_reference_is_not_read_before_it_is_needed(
+    monkeypatch: pytest.MonkeyPatch, most: int, early: list[str]
+) -> None:
+    monkeypatch.setattr("rblstore.divergence.compare._AHEAD_BYTES", most)
+    reference, asked = outputs(1, rows=(3, 5)), []
+
+    def measured() -> Iterator[PromptMeasurement]:
+        yield changed(reference, 0, reference[0].values + 1)[0]
+        assert sorted(asked) == early
+        yield reference[1]
+
+    found = compare(noted(recorded(reference), asked), measured())
+    assert [prompt.bit_equal for prompt in found.prompts] == [False, True]
 
 
 def test_zeros_of_either_sign_and_other_dtypes_are_not_bit_equal() -> None:
