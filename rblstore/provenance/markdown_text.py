@@ -37,8 +37,10 @@ def _as_text(match: re.Match[str]) -> str:
 
 
 def code(text: str, longest: int = LONGEST) -> str:
-    """As a span of code, which holds no markup; backticks and the bars of tables are written otherwise."""
-    line = one_line(text, longest).replace("`", "'").replace("|", "¦")
+    """As a span of code; as plain text where there is something in it that a careless reader could take for markup."""
+    line = one_line(text, longest)
+    if re.search(r"[`|<>\[\]]", line):
+        return plain(line, longest)
     return f"`{line}`" if line else ""
 
 
