@@ -130,6 +130,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.report_facts import ReportResult
     from rblstore.operations.revert import RevertResult
     from rblstore.operations.show import ShowResult
+    from rblstore.operations.state import StatementsResult
     from rblstore.operations.status import CheckoutStatus, RepositoryStatus
     from rblstore.operations.switch import BranchInfo
     from rblstore.operations.tag import TagInfo
@@ -160,6 +161,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("revert", RevertResult),
         ("show", ShowResult),
         ("training list", StateInfo),
+        ("state", StatementsResult),
         ("status", RepositoryStatus),
         ("status DIR", CheckoutStatus),
         ("switch", BranchInfo),
