@@ -10,7 +10,10 @@ from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.operations.audit import AuditResult
+    from rblstore.operations.audit_history import AuditHistory
     from rblstore.operations.export import ExportResult
+    from rblstore.operations.license_effect import LicenseEffect
+    from rblstore.operations.progress import Progress
     from rblstore.operations.sign import SignResult
     from rblstore.operations.state import StatementsResult
     from rblstore.operations.verify_signature import SignatureCheck
@@ -73,11 +76,104 @@ class Audits:
 
         return state(self._store, name, Told(), revision=revision, author="")
 
-    def audit(self, revision: str = "HEAD") -> AuditResult:
-        """The parts of a commit with what is said about each: licences, sources, data, evidence."""
-        from rblstore.operations.audit import audit
+    def audit(
+        self,
+        revision: str = "HEAD",
+        *,
+        use: Sequence[str] = ("use", "host", "distribute"),
+        rules: Sequence[str | Path] = (),
+        data_reaches_weights: bool = True,
+        merged: bool = False,
+        at: str | None = None,
+    ) -> AuditResult:
+        """What is in a commit, on whose terms, what these ask, what is not known, and who vouches for it.
 
-        return audit(self._store, revision)
+        It reports findings, each with its rule and where that is written. It is no legal advice.
+
+        Args:
+            revision: Which commit.
+            use: What it is meant for: ``use`` (run by yourself), ``host`` (offered over a network), ``distribute``.
+            rules: Files of rules of your own; they add to those that come with rblstore, or replace some by id.
+            data_reaches_weights: Whether terms of data count as terms of what was trained on it; else a note says so.
+            merged: Whether the parts are to be summed into one checkpoint.
+            at: A date or time: the commit that the ref stood for then.
+
+        Raises:
+            BadRulesError: A file of rules breaks the schema.
+            NotFoundError: No such revision, or not then.
+        """
+        from rblstore.operations.audit import audit
+        from rblstore.operations.audit_rules import audit_request
+
+        request = audit_request(use, rules, data_reaches_weights=data_reaches_weights, merged=merged)
+        return audit(self._store, revision, request, at=at)
+
+    def audit_path(
+        self,
+        path: str | Path,
+        *,
+        use: Sequence[str] = ("use", "host", "distribute"),
+        rules: Sequence[str | Path] = (),
+        data_reaches_weights: bool = True,
+        merged: bool = False,
+        progress: Progress | None = None,
+    ) -> AuditResult:
+        """Audits a checkout as the commit that it is, with what was changed in it; other files by their digests.
+
+        Args:
+            path: A directory or file.
+            use: As for :meth:`audit`.
+            rules: As for :meth:`audit`.
+            data_reaches_weights: As for :meth:`audit`.
+            merged: As for :meth:`audit`; a merged checkout always is.
+            progress: Is told bytes hashed.
+
+        Raises:
+            InputError: It cannot be read.
+            BadRulesError: A file of rules breaks the schema.
+        """
+        from rblstore.objects.paths import given_path
+        from rblstore.operations.audit_directory import audit_path
+        from rblstore.operations.audit_rules import audit_request
+
+        request = audit_request(use, rules, data_reaches_weights=data_reaches_weights, merged=merged)
+        return audit_path(self._store, given_path(path), request, progress)
+
+    def audit_history(self, ref: str = "HEAD") -> AuditHistory:
+        """When each identity and behavior entered a branch or tag, when it left, and who did it.
+
+        Args:
+            ref: A branch or tag; HEAD is the branch that it stands for.
+        """
+        from rblstore.operations.audit_history import history
+
+        return history(self._store, ref)
+
+    def license_effect(
+        self,
+        before: str | None = "HEAD^",
+        after: str = "HEAD",
+        *,
+        use: Sequence[str] = ("use", "host", "distribute"),
+        rules: Sequence[str | Path] = (),
+        data_reaches_weights: bool = True,
+        merged: bool = False,
+    ) -> LicenseEffect:
+        """Which findings about terms the second commit has and the first has not, and the other way round.
+
+        Args:
+            before: A revision; None for nothing.
+            after: A revision.
+            use: As for :meth:`audit`.
+            rules: As for :meth:`audit`.
+            data_reaches_weights: As for :meth:`audit`.
+            merged: Whether the second is summed into one checkpoint.
+        """
+        from rblstore.operations.audit_rules import audit_request
+        from rblstore.operations.license_effect import license_effect
+
+        request = audit_request(use, rules, data_reaches_weights=data_reaches_weights, merged=False)
+        return license_effect(self._store, before, after, request, merged=merged)
 
     def sign(
         self,

@@ -1,79 +1,57 @@
-"""``audit``: which identity, behaviors, data and licences are in a commit, and what vouches for them."""
+"""``audit``: what is in a commit, on whose terms, what these ask, what is not known, and who vouches for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from rblstore.checkpoints.tokenizing import TOKENIZER_FILES
-from rblstore.objects.content_records import Behavior, FileEntry, Identity
-from rblstore.objects.evidence_records import Claim
+from rblstore.errors import UsageError
 from rblstore.objects.history_records import Commit, Composition
-from rblstore.objects.ids import CommitId, CompositionId, ContentId, RecordId
-from rblstore.operations.claims import claims_about
+from rblstore.objects.ids import CommitId, CompositionId, ContentId, OperationId, RecordId
+from rblstore.objects.signature_records import Signature
+from rblstore.operations.audit_parts import Component, FileHash, components_of, parts_of
 from rblstore.operations.log import VerificationSummary, summary
 from rblstore.operations.result import Result
-from rblstore.provenance.findings import USES, Finding
-from rblstore.provenance.said import DatasetSaid, Said, said
+from rblstore.operations.signatures import SignatureInfo, signatures_of
+from rblstore.provenance.engine import find
+from rblstore.provenance.findings import LEVELS, USES, Finding, at_least
+from rblstore.provenance.parts import Subject
+from rblstore.provenance.rulebook import Rulebook, rulebook
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
-
-@dataclass(frozen=True)
-class FileHash:
-    """One file of a component.
-
-    Attributes:
-        path: Relative to the component's own folder.
-        size: Bytes.
-        sha256: Of the whole file.
-    """
-
-    path: str
-    size: int
-    sha256: ContentId
+__all__ = [
+    "AuditRequest", "AuditResult", "Component", "FileFound", "FileHash", "RuleSetUsed", "audit", "audit_commit",
+    "check_level",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Component:
-    """One part of a composition and what is said about it.
+class AuditRequest:
+    """How to audit.
 
     Attributes:
-        role: ``identity``, ``behavior``, ``tokenizer`` or ``dataset``.
-        name: The slot's name; for the identity, the name it is known by, or ""; the data set's.
-        id: Its id; for a tokenizer that of the identity or behavior that holds it; None for data.
-        weight: The slot's weight; 1.0 for everything else.
-        license: What it is declared to be under as it was written, every declaration that stands.
-        source: Where it is said to come from.
-        base_model: What it is said to have been made for.
-        datasets: What it is said to have been trained on.
-        dataset_licenses: What that is said to be under.
-        claims: Everything that is said about it, each with its origin.
-        form: ``adapter`` or ``overlay``; None for everything but behaviors.
-        files: What it consists of; none for data.
-        said: What the claims come to, licences as SPDX expressions.
-        of: Labels of the parts that hold it (a tokenizer) or were trained on it (data).
+        use: What it is meant for: some of ``use``, ``host``, ``distribute``.
+        rules: (name, bytes) of files of rules that add to those that come with rblstore.
+        data_reaches_weights: Whether terms of data count as terms of what was trained on it.
+        merged: Whether the parts are to be summed into one checkpoint.
     """
 
-    role: str
-    name: str
-    id: RecordId | None
-    weight: float
-    license: tuple[str, ...]
-    source: tuple[str, ...]
-    base_model: tuple[str, ...]
-    datasets: tuple[str, ...]
-    dataset_licenses: tuple[str, ...]
-    claims: tuple[Claim, ...]
-    form: str | None
-    files: tuple[FileHash, ...]
-    said: Said
-    of: tuple[str, ...] = ()
+    use: Sequence[str] = USES
+    rules: Sequence[tuple[str, bytes]] = ()
+    data_reaches_weights: bool = True
+    merged: bool = False
 
-    @property
-    def label(self) -> str:
-        """How findings name it."""
-        return f"{self.role} {self.name or ('' if self.id is None else self.id.short)}".strip()
+    def book(self) -> Rulebook:
+        """The rules that are asked.
+
+        Raises:
+            BadRulesError: A file breaks the schema.
+            UsageError: A use that there is not.
+        """
+        if isinstance(self.use, str) or not self.use or any(one not in USES for one in self.use):
+            raise UsageError(f"a model is meant for {', '.join(USES)}, and not for {self.use!r}", object=str(self.use))
+        return rulebook(self.rules)
 
 
 @dataclass(frozen=True)
@@ -90,19 +68,44 @@ class RuleSetUsed:
 
 
 @dataclass(frozen=True)
-class AuditResult(Result):
-    """What is in a commit.
+class FileFound:
+    """A file that was looked up by its digest.
 
     Attributes:
-        commit: Which; None for a loose file that is in no commit.
+        path: As it was given, or relative to the directory that was given.
+        size: Bytes.
+        sha256: Of the whole file.
+        parts: Labels of the identities and behaviors that hold it; none where it is not known.
+        commits: Commits that compose one of these, newest first.
+    """
+
+    path: str
+    size: int
+    sha256: ContentId
+    parts: tuple[str, ...]
+    commits: tuple[CommitId, ...]
+
+
+@dataclass(frozen=True)
+class AuditResult(Result):
+    """What is in a commit, a checkout or a file.
+
+    Attributes:
+        commit: Which; None for loose files.
         composition: Its composition, or None likewise.
         use: What it is meant for: some of ``use``, ``host``, ``distribute``.
-        components: The identity, then the behaviors in order, then the tokenizer and the data sets.
+        components: The identity, then the behaviors in order, tokenizers and data; of loose files, what holds them.
         findings: Severest first.
         verifications: Evidence about the commit.
-        signatures: Signatures of the commit, and of evidence about it.
+        signatures: Recorded over the commit and over that evidence. Claims: ``rbl verify-signature`` says what holds.
         warnings: Parts without a licence, declarations that contradict each other.
         rules: The sets of rules that were asked.
+        merged: Whether the parts are taken to be summed into one checkpoint.
+        data_reaches_weights: Whether terms of data counted as terms of what was trained on it.
+        at: The time as of which a ref was looked up, or None.
+        operation: The operation that had moved it there, or None.
+        path: The directory or file that was audited, or None.
+        files: Loose files, looked up by digest.
     """
 
     commit: CommitId | None
@@ -111,117 +114,124 @@ class AuditResult(Result):
     components: tuple[Component, ...]
     findings: tuple[Finding, ...]
     verifications: tuple[VerificationSummary, ...]
-    signatures: tuple[str, ...]
+    signatures: tuple[SignatureInfo, ...]
     warnings: tuple[str, ...]
     rules: tuple[RuleSetUsed, ...]
+    merged: bool = False
+    data_reaches_weights: bool = True
+    at: str | None = None
+    operation: OperationId | None = None
+    path: str | None = None
+    files: tuple[FileFound, ...] = field(default=())
+
+    def at_least(self, level: str) -> tuple[Finding, ...]:
+        """The findings of a level and of those above it: ``note``, ``obligation``, ``gap``, ``conflict``.
+
+        Raises:
+            UsageError: There is no such level.
+        """
+        return at_least(self.findings, check_level(level))
 
 
-def audit(store: Store, revision: str = "HEAD", *, use: Sequence[str] = USES) -> AuditResult:
-    """Lists the parts of a commit with what is said about each.
+def check_level(level: str) -> str:
+    """A level of findings, returned as it is.
 
     Raises:
-        UnknownRevisionError: No such revision.
-        CorruptError: A statement is missing or damaged.
+        UsageError: There is no such level.
     """
-    commit = resolve(store, revision).commit
-    composition_id = store.record(commit, Commit).composition
-    components = components_of(store, store.record(composition_id, Composition))
-    with store.catalog.read() as reader:
-        evidence = reader.evidence(commit, "verification")
-    return AuditResult(
-        commit,
-        composition_id,
-        tuple(use),
-        components,
-        (),
-        tuple(summary(store, one) for one in evidence),
-        (),
-        _warnings(components),
-        (),
-    )
+    if level not in LEVELS:
+        raise UsageError(f"findings have the levels {', '.join(LEVELS)}, and not {level!r}", object=level)
+    return level
 
 
-def components_of(store: Store, composition: Composition) -> tuple[Component, ...]:
-    """The parts of a composition: the identity, the behaviors in order, tokenizers, and data by name.
+def audit(
+    store: Store,
+    revision: str = "HEAD",
+    request: AuditRequest | None = None,
+    *,
+    at: str | None = None,
+) -> AuditResult:
+    """What is in a commit, on whose terms, and what is not known.
+
+    Args:
+        store: The repository.
+        revision: Which commit.
+        request: How; None for every use, by the rules that come with rblstore.
+        at: A date or time: the commit that the ref stood for then.
+
+    Raises:
+        UnknownRevisionError: No such revision, or not then.
+        BadRulesError: A file of rules breaks the schema.
+        CorruptError: A record is missing or damaged.
+    """
+    request = request or AuditRequest()
+    request.book()  # a mistake in a file of rules is said before anything else is looked at
+    if at is None:
+        return audit_commit(store, resolve(store, revision).commit, request)
+    from rblstore.operations.audit_history import revision_at
+
+    then, operation, moment = revision_at(store, revision, at)
+    return replace(audit_commit(store, then, request), at=moment, operation=operation)
+
+
+def audit_commit(store: Store, commit: CommitId, request: AuditRequest, differences: Sequence[str] = ()) -> AuditResult:
+    """Audits a commit.
+
+    Args:
+        store: The repository.
+        commit: Which.
+        request: How.
+        differences: What a directory has otherwise, in words.
 
     Raises:
         CorruptError: A record is missing or damaged.
     """
-    identity = store.record(composition.identity, Identity)
-    parts = [_component(store, "identity", "", composition.identity, 1.0, None, identity.files)]
-    for slot in composition.slots:
-        behavior = store.record(slot.behavior, Behavior)
-        parts.append(
-            _component(store, "behavior", slot.name, slot.behavior, slot.weight, behavior.form, behavior.files)
-        )
-    return (*parts, *_tokenizers(parts), *_datasets(parts))
-
-
-def _component(
-    store: Store, role: str, name: str, subject: RecordId, weight: float, form: str | None, files: Sequence[FileEntry]
-) -> Component:
-    claims = claims_about(store, subject)
-
-    def values(*keys: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(claim.value for key in keys for claim in claims.get(key, ())))
-
-    licenses = values("license", "license_name")
-    if values("license_name"):
-        # How model cards say that the licence has only a name: it declares no second one.
-        licenses = tuple(license for license in licenses if license != "other")
-    every = tuple(claim for key in sorted(claims) for claim in claims[key])
-    return Component(
-        role,
-        name or next(iter(values("name")), ""),
-        subject,
-        weight,
-        licenses,
-        values("source"),
-        values("base_model"),
-        values("dataset"),
-        values("dataset_license"),
-        every,
-        form,
-        tuple(FileHash(entry.path, entry.size, entry.sha256) for entry in files),
-        said(every),
+    book = request.book()
+    composition_id = store.record(commit, Commit).composition
+    composition = store.record(composition_id, Composition)
+    verified = _verifications(store, commit)
+    components = components_of(store, composition, verified)
+    signatures = _signatures(store, commit, verified)
+    subject = Subject(
+        parts_of(components, verified),
+        tuple(request.use),
+        request.merged,
+        request.data_reaches_weights,
+        _signed(store, signatures, commit),
+        tuple(differences),
+    )
+    return AuditResult(
+        commit,
+        composition_id,
+        tuple(request.use),
+        components,
+        find(subject, book.rules),
+        verified,
+        signatures,
+        _warnings(components),
+        tuple(RuleSetUsed(name, version) for name, version in book.sets),
+        request.merged,
+        request.data_reaches_weights,
     )
 
 
-def _tokenizers(parts: Sequence[Component]) -> list[Component]:
-    found: list[Component] = []
-    for part in parts:
-        files = tuple(file for file in part.files if file.path in TOKENIZER_FILES)
-        # An adapter's own copy of the base's tokenizer is not another one.
-        known = {file.sha256 for one in found for file in one.files}
-        if files and not known.issuperset(file.sha256 for file in files):
-            found.append(
-                Component(
-                    "tokenizer", part.name, part.id, 1.0, part.license, part.source, (), (), (), (), None, files,
-                    part.said, (part.label,),
-                )
-            )  # fmt: skip
-    return found
+def _verifications(store: Store, commit: CommitId) -> tuple[VerificationSummary, ...]:
+    with store.catalog.read() as reader:
+        evidence = reader.evidence(commit, "verification")
+    return tuple(summary(store, one) for one in evidence)
 
 
-def _datasets(parts: Sequence[Component]) -> list[Component]:
-    trained: dict[str, list[str]] = {}
-    merged: dict[str, list[DatasetSaid]] = {}
-    for part in parts:
-        for one in part.said.datasets:
-            trained.setdefault(one.name, []).append(part.label)
-            merged.setdefault(one.name, []).append(one)
-    found = []
-    for name in sorted(trained):
-        licenses = tuple(dict.fromkeys(license for one in merged[name] for license in one.licenses))
-        revisions = {one.revision for one in merged[name]}
-        own = Said(name, licenses, None, (), (), revisions.pop() if len(revisions) == 1 else None)
-        found.append(
-            Component(
-                "dataset", name, None, 1.0, licenses, (), (), (), (), (), None, (), own,
-                tuple(dict.fromkeys(trained[name])),
-            )
-        )  # fmt: skip
-    return found
+def _signatures(store: Store, commit: CommitId, verified: Sequence[VerificationSummary]) -> tuple[SignatureInfo, ...]:
+    subjects: list[RecordId] = [commit, *(one.id for one in verified)]
+    return tuple(info for subject in subjects for info in signatures_of(store, subject))
+
+
+def _signed(store: Store, signatures: Sequence[SignatureInfo], commit: CommitId) -> bool | None:
+    """Whether the commit is signed; None where nothing here is, so that nobody would expect it."""
+    if any(one.subject == commit for one in signatures):
+        return True
+    with store.catalog.read() as reader:
+        return next((False for _ in reader.records(Signature.KIND)), None)
 
 
 def _warnings(components: Sequence[Component]) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ _PLACE = re.compile(r"\{(\w+)\}")
 def find(subject: Subject, rules: Mapping[str, Rule]) -> tuple[Finding, ...]:
     """Everything that the rules find.
 
-    ``A OR B`` leaves a choice: obligations of each are named with it, and a conflict that one choice avoids is a note.
-    ``A AND B``, and two statements that contradict each other, hold both.
+    ``A OR B`` leaves a choice: obligations of each are named with it, and a gap or conflict that one choice avoids is a
+    note. ``A AND B``, and two statements that contradict each other, hold both.
 
     Args:
         subject: What is audited.
@@ -66,8 +66,10 @@ def _of_terms(rule: Rule, subject: Subject, uses: tuple[str, ...]) -> Iterator[F
             else:
                 words = {"part": part.label, "license": key}
                 chosen = f" (where {key} is chosen of {choice})" if choice else ""
+                # What another choice avoids is nothing that has to be settled.
+                level = "note" if choice and rule.level in ("gap", "conflict") else rule.level
                 yield Finding(
-                    rule.id, rule.level, part.label, _filled(rule.message, **words) + chosen,
+                    rule.id, level, part.label, _filled(rule.message, **words) + chosen,
                     _filled(rule.obligation, **words), uses, key, through, tuple(one.label for one in reached),
                     rule.citation,
                 )  # fmt: skip

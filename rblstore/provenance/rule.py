@@ -61,7 +61,7 @@ class Rule:
         propagates: Routes by which the terms reach other parts.
         conflicts: Licences that contradict the terms on a part that they reach; ``*`` for any, none stated included.
             Where there are any, the rule finds these parts and nothing else.
-        unless: Licences on such a part with which there is no contradiction; of outputs, on the identity beneath it too.
+        unless: Licences on such a part with which there is no contradiction; of outputs, also on the identity.
     """
 
     id: str
