@@ -35,7 +35,11 @@ REINDEX_HINT: Final = "The catalog is only an index: run `rbl reindex` to rebuil
 _LONGEST_VALUE: Final = limits.RECORD_BYTES + 4096
 
 _WRITE_OPTION = "catalog_write"
-_DAMAGE = ("no such", "no column", "malformed", "decode to utf-8", "corrupt", "unsupported file format")
+_DAMAGE = (
+    "no such", "no column", "malformed", "decode to utf-8", "corrupt", "unsupported file format", "foreign key mismatch",
+)  # fmt: skip
+# What SQLite says of statements that do not suit the schema: ours suit the one that we made.
+_SQLITE_ERROR = 1
 
 
 class CatalogBusyError(LockedError):
@@ -200,7 +204,9 @@ def translated(cause: BaseException | None, path: str) -> RblError:
                 object=path,
                 hint="Wait for it to end, then run the command again; nothing was changed.",
             )
-        if not any(word in lowered for word in _DAMAGE):
+        # Python 3.10 does not tell the code.
+        unsuited = getattr(cause, "sqlite_errorcode", None) == _SQLITE_ERROR
+        if not unsuited and not any(word in lowered for word in _DAMAGE):
             return CatalogFailedError(
                 f"the catalog could not be read or written: {message}",
                 object=path,

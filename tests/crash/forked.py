@@ -190,7 +190,10 @@ class Server:
         self._heard = []
         self._start = time.monotonic()
         self._ask(do="employ", mode=mode, store=store, folder=folder, tuned=tuned, fault=at_call)
-        self._worker = None if fault is not None else self._answer()["pid"]
+        self._worker = None
+        while fault is None and self._worker is None:
+            self._note(answer := self._answer())  # it may begin to speak before its number is known
+            self._worker = answer.get("pid")
 
     def hear(self, answers: int = 0, seconds: float = 0.0) -> int:
         """Waits for so many things that a worker says, and then for so long; returns how much it said in all."""

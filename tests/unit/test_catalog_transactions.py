@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import random
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -23,6 +24,7 @@ from rblstore.catalog.engine import (
     CommitOutcomeUnknownError,
     _CatalogConnection,
     open_engine,
+    translated,
 )
 from rblstore.catalog.operation_log import next_operation
 from rblstore.catalog.tables import compositions
@@ -288,3 +290,26 @@ def test_a_writer_that_waits_asks_as_often_as_one_that_comes_later(
             assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 500
         with waiting.write():
             pass
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM parents",  # what refers to it names a column that is no key
+        "SELECT a FROM parents GROUP BY sum(a)",
+        "SELECT nothing FROM parents",
+    ],
+)
+@pytest.mark.parametrize("coded", [True, False], ids=["with a code", "without"])
+def test_statements_that_do_not_suit_the_schema_mean_damage(statement: str, *, coded: bool) -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("CREATE TABLE parents (a)")
+    connection.execute("CREATE TABLE children (b REFERENCES parents (a))")
+    with pytest.raises(sqlite3.OperationalError) as found:
+        connection.execute(statement)
+    error = found.value if coded else sqlite3.OperationalError(str(found.value))
+    known = coded and sys.version_info >= (3, 11)
+    expected = CatalogDamagedError if known or "GROUP" not in statement else CatalogFailedError
+    assert type(translated(error, "catalog.db")) is expected
+    connection.close()
