@@ -36,7 +36,8 @@ _LONGEST_VALUE: Final = limits.RECORD_BYTES + 4096
 
 _WRITE_OPTION = "catalog_write"
 _DAMAGE = (
-    "no such", "no column", "malformed", "decode to utf-8", "corrupt", "unsupported file format", "foreign key mismatch",
+    "no such", "no column", "malformed", "decode to utf-8", "corrupt", "unsupported file format",
+    "foreign key mismatch",
 )  # fmt: skip
 # What SQLite says of statements that do not suit the schema: ours suit the one that we made.
 _SQLITE_ERROR = 1

@@ -297,7 +297,7 @@ def test_a_writer_that_waits_asks_as_often_as_one_that_comes_later(
     [
         "DELETE FROM parents",  # what refers to it names a column that is no key
         "SELECT a FROM parents GROUP BY sum(a)",
-        "SELECT nothing FROM parents",
+        "SELECT absent FROM parents",
     ],
 )
 @pytest.mark.parametrize("coded", [True, False], ids=["with a code", "without"])
