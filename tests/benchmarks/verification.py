@@ -263,8 +263,8 @@ def page(document: Mapping[str, Any]) -> str:
         markdown_table(header, rows),
         (
             "Equal outputs cost a SHA-256 a prompt and no reading. Where outputs differ the recorded logits are read "
-            "from the store, prompt by prompt, and verified; KL and JS are computed in float64 in blocks of the "
-            "vocabulary. The plain implementation has the reference in memory already, and does in float64 what one "
+            "from the store, two prompts at once, and verified; KL and JS are computed in float64, whole rows at a "
+            "time, by torch's threads. The plain implementation has the reference in memory already, and does in float64 what one "
             "writes down first."
         ),
     ]
