@@ -29,7 +29,6 @@ from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.report_facts import (
     BaselineFact,
     LineageCommit,
-    OperationFact,
     PartFact,
     ProbeFact,
     PromptEntropy,
@@ -42,7 +41,7 @@ from rblstore.operations.report_facts import (
 )
 from rblstore.operations.show import BehaviorDetail, ShowResult, show
 from rblstore.operations.stored_models import adapter_config
-from rblstore.operations.undo import operations
+from rblstore.operations.undo import OperationInfo, operations
 from rblstore.repository import PROBES, Store
 from rblstore.revisions import resolve
 
@@ -198,10 +197,10 @@ def _changes(before: Sequence[Slot], after: Sequence[Slot]) -> tuple[SlotChange,
     return tuple(found)
 
 
-def _operations(store: Store, commits: set[CommitId]) -> list[OperationFact]:
+def _operations(store: Store, commits: set[CommitId]) -> list[OperationInfo]:
     """Operations that touched the lineage and are more than a commit that stands."""
     return [
-        OperationFact(one.id, one.sequence, one.description, one.changes, one.undoes, one.undone, one.author, one.time)
+        one
         for one in operations(store)
         if any(value in commits for change in one.changes for value in (change.before, change.after))
         and (one.undone or not one.description.startswith("commit"))

@@ -7,12 +7,11 @@ from typing import Any
 
 from rblstore.divergence.intervals import Interval
 from rblstore.objects.evidence_records import Claim
-from rblstore.objects.history_records import RefChange, Slot
+from rblstore.objects.history_records import Slot
 from rblstore.objects.ids import (
     BaselineId,
     CommitId,
     CompositionId,
-    OperationId,
     ProbeId,
     RecordId,
     StudyId,
@@ -20,6 +19,7 @@ from rblstore.objects.ids import (
 )
 from rblstore.objects.study_records import Study
 from rblstore.operations.result import Result, to_json
+from rblstore.operations.undo import OperationInfo
 
 
 @dataclass(frozen=True)
@@ -71,31 +71,6 @@ class LineageCommit:
     def subject(self) -> str:
         """The message's first line."""
         return self.message.split("\n", 1)[0]
-
-
-@dataclass(frozen=True)
-class OperationFact:
-    """One operation that moved a ref to or from a commit of the lineage, or undid one that did.
-
-    Attributes:
-        id: Its id.
-        sequence: Its number.
-        description: What was done.
-        changes: Which refs changed.
-        undoes: The operation that it reversed, or None.
-        undone: Whether it was reversed itself.
-        author: Who.
-        time: RFC 3339.
-    """
-
-    id: OperationId
-    sequence: int
-    description: str
-    changes: tuple[RefChange, ...]
-    undoes: OperationId | None
-    undone: bool
-    author: str
-    time: str
 
 
 @dataclass(frozen=True)
@@ -369,7 +344,7 @@ class ReportResult(Result):
         parts: The identity, then the behaviors in order.
         lineage: The commit and its ancestors, children before parents.
         older: How many further ancestors are left out.
-        operations: Of note, newest first.
+        operations: That moved a ref to or from a commit of the lineage and are of note, newest first.
         verifications: About commits of the lineage and what is composed, newest first.
         probes: What was measured under.
         baselines: Of compositions of the lineage, newest first.
@@ -390,7 +365,7 @@ class ReportResult(Result):
     parts: tuple[PartFact, ...]
     lineage: tuple[LineageCommit, ...]
     older: int
-    operations: tuple[OperationFact, ...]
+    operations: tuple[OperationInfo, ...]
     verifications: tuple[VerificationFact, ...]
     probes: tuple[ProbeFact, ...]
     baselines: tuple[BaselineFact, ...]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rblstore.operations.report_facts import LineageCommit, OperationFact, PartFact, ReportResult
+from rblstore.operations.report_facts import LineageCommit, PartFact, ReportResult
+from rblstore.operations.undo import OperationInfo
 from rblstore.report.figures import norms_svg
 from rblstore.report.html_parts import by, evidence, facts, number, short_id, table, verdict
 from rblstore.report.lineage import lineage_svg
@@ -127,7 +128,7 @@ def _operations(report: ReportResult) -> Markup:
     )
 
 
-def _operation(one: OperationFact) -> tuple[Markup | str, ...]:
+def _operation(one: OperationInfo) -> tuple[Markup | str, ...]:
     what = join(foreign(one.description), " (undone later)" if one.undone else "")
     refs = join([element("div", foreign(change.ref)) for change in one.changes])
     return str(one.sequence), what, refs, by(one.author, one.time), short_id(one.id)

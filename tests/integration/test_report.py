@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         repo.commit("base", identity=folder / "base", license="apache-2.0", author="Ada")
         repo.add_probe("three", folder / "prompts.json")
         repo.baseline()
-        repo.commit(HOSTILE, behaviors={"polite": folder / "polite"}, license=HOSTILE, weights={"polite": -0.5})
+        repo.commit(HOSTILE, behaviors={"polite": folder / "polite"}, source=HOSTILE, weights={"polite": -0.5})
         repo.baseline()
         repo.create_branch("side")
         repo.commit(
