@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from typing_extensions import Unpack
+
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.operations.progress import Progress
     from rblstore.operations.report_facts import ReportResult
     from rblstore.operations.study_list import StudyInfo
+    from rblstore.operations.study_mechanisms import MechanismOptions
     from rblstore.operations.study_run import StudyResult
 
 
@@ -58,16 +61,9 @@ class Studies:
         probe: str | None = None,
         *,
         training: str | None = None,
-        alpha: float = 0.01,
-        steps: int = 10,
-        learning_rate: float = 5e-5,
-        layers: int = 4,
-        mechanisms: Sequence[str] | None = None,
-        resets: Sequence[str] | None = None,
-        seeds: int = 3,
-        threshold: float = 1e-6,
         author: str | None = None,
         progress: Progress | None = None,
+        **options: Unpack[MechanismOptions],
     ) -> StudyResult:
         """Adapts a commit's identity in several ways, gets it back with and without the store, and measures both.
 
@@ -77,16 +73,10 @@ class Studies:
                 adapter a LoRA is made on the spot, in memory alone.
             probe: The probe's name; None for the default one.
             training: The probe whose prompts are trained and distilled on; None for the one that is measured.
-            alpha: Standard deviation of the noise of unstructured mutation.
-            steps: AdamW steps of structured fine-tuning, and of distillation.
-            learning_rate: Of these.
-            layers: How many of the last layers they change.
-            mechanisms: Of ``unstructured``, ``structured``, ``reversible`` and ``overlay``; None for all that apply.
-            resets: Of ``pull_back``, ``eight_bit``, ``estimated_delta``, ``distillation`` and ``store``; None for all.
-            seeds: How many, from 0 on.
-            threshold: ILS (nats) above which a prompt is flagged.
             author: Who.
             progress: Is told points.
+            options: What is done, by name (:class:`rblstore.operations.study_mechanisms.MechanismOptions`): ``alpha``,
+                ``steps``, ``learning_rate``, ``layers``, ``mechanisms``, ``resets``, ``seeds``, ``threshold``.
 
         Raises:
             UsageError: A parameter is out of range.
@@ -101,16 +91,9 @@ class Studies:
             behaviors,
             probe,
             training=training,
-            alpha=alpha,
-            steps=steps,
-            learning_rate=learning_rate,
-            layers=layers,
-            mechanisms=mechanisms,
-            resets=resets,
-            seeds=seeds,
-            threshold=threshold,
             author=self.author(author),
             progress=progress,
+            **options,
         )
 
     def study_scale(
@@ -119,16 +102,9 @@ class Studies:
         probes: Sequence[str] | None = None,
         *,
         training: Sequence[str] | None = None,
-        alpha: float = 0.01,
-        steps: int = 10,
-        learning_rate: float = 5e-5,
-        layers: int = 4,
-        mechanisms: Sequence[str] | None = None,
-        resets: Sequence[str] | None = None,
-        seeds: int = 3,
-        threshold: float = 1e-6,
         author: str | None = None,
         progress: Progress | None = None,
+        **options: Unpack[MechanismOptions],
     ) -> StudyResult:
         """Measures for several identities what can be recovered, in percent; the adapter is made on the spot.
 
@@ -136,16 +112,9 @@ class Studies:
             revisions: One commit an identity; their behaviors are left out.
             probes: One for all of them, or one each in their order; None for the default one.
             training: Likewise, whose prompts are trained on; None for those that are measured.
-            alpha: As for :meth:`study_mechanisms`, and so are the others.
-            steps: Likewise.
-            learning_rate: Likewise.
-            layers: Likewise.
-            mechanisms: Of ``unstructured``, ``structured`` and ``reversible``; None for all three.
-            resets: Likewise.
-            seeds: Likewise.
-            threshold: Likewise.
             author: Who.
             progress: Is told points.
+            options: As for :meth:`study_mechanisms`, without the mechanism ``overlay``.
 
         Raises:
             UsageError: No revision, two of one commit, another number of probes, or a parameter out of range.
@@ -159,16 +128,9 @@ class Studies:
             revisions,
             probes,
             training=training,
-            alpha=alpha,
-            steps=steps,
-            learning_rate=learning_rate,
-            layers=layers,
-            mechanisms=mechanisms,
-            resets=resets,
-            seeds=seeds,
-            threshold=threshold,
             author=self.author(author),
             progress=progress,
+            **options,
         )
 
     def study_elimination(

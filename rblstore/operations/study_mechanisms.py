@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
+
+from typing_extensions import Unpack
 
 from rblstore.divergence.locality import check_threshold
 from rblstore.divergence.recipes import Recipe
+from rblstore.divergence.verdict import DEFAULT_TOLERANCE
 from rblstore.errors import ConflictError
 from rblstore.objects.content_records import Behavior
 from rblstore.objects.evidence_records import Probe
@@ -35,9 +38,6 @@ if TYPE_CHECKING:
     from rblstore.operations.study_model import StudyModel
     from rblstore.operations.study_run import StudyResult
 
-THRESHOLD = 1e-6
-"""ILS (nats) above which a prompt is flagged, unless the caller says otherwise: the paper's bound of exact recovery."""
-
 
 class NoMechanismError(ConflictError):
     """Nothing of what was asked for applies to the composition."""
@@ -45,18 +45,55 @@ class NoMechanismError(ConflictError):
     code = "no_mechanism"
 
 
+class MechanismOptions(TypedDict, total=False):
+    """What the studies of mechanisms let a caller choose, each with its default in :func:`settings_of`.
+
+    Attributes:
+        alpha: Standard deviation of the noise of unstructured mutation; 0.01.
+        steps: AdamW steps of structured fine-tuning, and of distillation; 10.
+        learning_rate: Of these; 5e-5.
+        layers: How many of the last layers they change; 4.
+        mechanisms: Of ``unstructured``, ``structured``, ``reversible`` and (not in ``scale``) ``overlay``; None for all
+            that apply.
+        resets: Of ``pull_back``, ``eight_bit``, ``estimated_delta``, ``distillation`` and ``store``; None for all.
+        seeds: How many, from 0 on; 3.
+        threshold: ILS (nats) above which a prompt is flagged; 1e-6.
+    """
+
+    alpha: float
+    steps: int
+    learning_rate: float
+    layers: int
+    mechanisms: Sequence[str] | None
+    resets: Sequence[str] | None
+    seeds: int
+    threshold: float
+
+
 def settings_of(
     *,
-    alpha: float,
-    steps: int,
-    learning_rate: float,
-    layers: int,
-    mechanisms: Sequence[str] | None,
-    resets: Sequence[str] | None,
-    seeds: int,
-    threshold: float,
+    alpha: float = 0.01,
+    steps: int = Recipe.steps,
+    learning_rate: float = Recipe.learning_rate,
+    layers: int = Recipe.layers,
+    mechanisms: Sequence[str] | None = None,
+    resets: Sequence[str] | None = None,
+    seeds: int = SEEDS,
+    threshold: float = DEFAULT_TOLERANCE,
+    known: Sequence[str] = MECHANISMS,
 ) -> MechanismSettings:
-    """What was asked for, checked before anything is loaded.
+    """What was asked for (:class:`MechanismOptions`), checked before anything is loaded.
+
+    Args:
+        alpha: As there, and so are the others.
+        steps: Likewise.
+        learning_rate: Likewise.
+        layers: Likewise.
+        mechanisms: Likewise.
+        resets: Likewise.
+        seeds: Likewise.
+        threshold: Likewise.
+        known: The mechanisms of the study.
 
     Raises:
         UsageError: A number is out of range, or a name is unknown; says which and the range.
@@ -70,7 +107,7 @@ def settings_of(
     return MechanismSettings(
         float(alpha),
         recipe,
-        chosen("mechanism", mechanisms, MECHANISMS),
+        chosen("mechanism" if known == MECHANISMS else "mechanism of this study", mechanisms, known),
         chosen("reset", resets, RESETS),
         check_seeds(seeds),
         float(threshold),
@@ -99,16 +136,9 @@ def study_mechanisms(
     probe: str | None = None,
     *,
     training: str | None = None,
-    alpha: float = 0.01,
-    steps: int = 10,
-    learning_rate: float = 5e-5,
-    layers: int = 4,
-    mechanisms: Sequence[str] | None = None,
-    resets: Sequence[str] | None = None,
-    seeds: int = SEEDS,
-    threshold: float = THRESHOLD,
     author: str,
     progress: Progress | None = None,
+    **options: Unpack[MechanismOptions],
 ) -> StudyResult:
     """Adapts a commit's identity in several ways, gets it back in several ways, and measures both.
 
@@ -118,16 +148,9 @@ def study_mechanisms(
         behaviors: Of its behaviors, which take part; None for all that stand on the identity alone.
         probe: Under what everything is measured; None for the default probe.
         training: The probe whose prompts are trained on; None for the one that is measured.
-        alpha: Standard deviation of the noise of unstructured mutation.
-        steps: AdamW steps of structured fine-tuning, and of distillation.
-        learning_rate: Of these.
-        layers: How many of the last layers they change.
-        mechanisms: Of ``unstructured``, ``structured``, ``reversible`` and ``overlay``; None for all that apply.
-        resets: Of ``pull_back``, ``eight_bit``, ``estimated_delta``, ``distillation`` and ``store``; None for all.
-        seeds: How many, from 0 on.
-        threshold: ILS (nats) above which a prompt is flagged.
         author: Who.
         progress: Is told points.
+        options: What is done: :class:`MechanismOptions`.
 
     Raises:
         UsageError: A parameter is out of range.
@@ -140,16 +163,7 @@ def study_mechanisms(
     from rblstore.operations.study_model import StudyModel
     from rblstore.operations.study_run import StudyRun
 
-    settings = settings_of(
-        alpha=alpha,
-        steps=steps,
-        learning_rate=learning_rate,
-        layers=layers,
-        mechanisms=mechanisms,
-        resets=resets,
-        seeds=seeds,
-        threshold=threshold,
-    )
+    settings = settings_of(**options)
     commit = resolve(store, revision).commit
     composition = store.record(store.record(commit, Commit).composition, Composition)
     slots = standing_alone(store, composition, behaviors, revision)

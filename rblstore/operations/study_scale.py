@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from typing_extensions import Unpack
+
 from rblstore.errors import UsageError
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import CommitId, ProbeId
@@ -14,8 +16,7 @@ from rblstore.objects.study_records import StudyPoint
 from rblstore.operations.mechanism_rows import MechanismRows
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
-from rblstore.operations.study_mechanisms import THRESHOLD, parameters_of, settings_of, training_of
-from rblstore.operations.study_points import SEEDS
+from rblstore.operations.study_mechanisms import MechanismOptions, parameters_of, settings_of, training_of
 from rblstore.repository import Store
 from rblstore.revisions import resolve
 
@@ -38,16 +39,9 @@ def study_scale(
     probes: Sequence[str] | None = None,
     *,
     training: Sequence[str] | None = None,
-    alpha: float = 0.01,
-    steps: int = 10,
-    learning_rate: float = 5e-5,
-    layers: int = 4,
-    mechanisms: Sequence[str] | None = None,
-    resets: Sequence[str] | None = None,
-    seeds: int = SEEDS,
-    threshold: float = THRESHOLD,
     author: str,
     progress: Progress | None = None,
+    **options: Unpack[MechanismOptions],
 ) -> StudyResult:
     """Does for each of several identities what ``study mechanisms`` does for one; the adapter is made on the spot.
 
@@ -56,16 +50,9 @@ def study_scale(
         revisions: One commit an identity; their behaviors are left out.
         probes: One for all of them, or one each in their order; None for the default probe.
         training: Likewise, whose prompts are trained on; None for those that are measured.
-        alpha: As for :func:`rblstore.operations.study_mechanisms.study_mechanisms`, and so are the others.
-        steps: Likewise.
-        learning_rate: Likewise.
-        layers: Likewise.
-        mechanisms: Of ``unstructured``, ``structured`` and ``reversible``; None for all three.
-        resets: Likewise.
-        seeds: Likewise.
-        threshold: Likewise.
         author: Who.
         progress: Is told points.
+        options: What is done: :class:`MechanismOptions`, without the mechanism ``overlay``.
 
     Raises:
         UsageError: No revision, two of one commit, another number of probes, or a parameter out of range.
@@ -73,20 +60,10 @@ def study_scale(
         UntrainableModelError: A model cannot be trained.
         NanOutputError: An adapted model gives no distributions; names the prompt.
     """
-    from rblstore.operations.mechanism_rows import chosen
     from rblstore.operations.study_model import StudyModel
     from rblstore.operations.study_run import StudyRun
 
-    settings = settings_of(
-        alpha=alpha,
-        steps=steps,
-        learning_rate=learning_rate,
-        layers=layers,
-        mechanisms=chosen("mechanism of this study", mechanisms, MECHANISMS),
-        resets=resets,
-        seeds=seeds,
-        threshold=threshold,
-    )
+    settings = settings_of(**options, known=MECHANISMS)
     names = [revisions] if isinstance(revisions, str) else list(revisions)
     commits = _commits(store, names)
     measured = _one_each("probe", store, names, probes)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from rblstore.cli.commands.study import seeds, study_options, study_outcome
+from rblstore.cli.commands.study import study_options, study_outcome
 from rblstore.cli.invocation import Invocation, author_from
 from rblstore.cli.outcome import Outcome
-from rblstore.cli.recipe_options import recipe_options
+from rblstore.cli.recipe_options import options_of, recipe_options
 from rblstore.cli.verb import Verb
 
 
@@ -25,27 +26,20 @@ from rblstore.cli.verb import Verb
 @click.option("--behavior", "behaviors", multiple=True, metavar="NAME", help="Only these; else all that stand alone.")
 @click.option("--training", metavar="PROBE", help="Train on the prompts of this probe; else on the measured ones.")
 @recipe_options
-@seeds
 @study_options
 @click.pass_obj
 def command(
     invocation: Invocation,
+    /,
     *,
     revision: str,
     behaviors: tuple[str, ...],
     training: str | None,
-    mechanisms: tuple[str, ...],
-    resets: tuple[str, ...],
-    alpha: float,
-    steps: int,
-    learning_rate: float,
-    layers: int,
-    threshold: float,
-    seeds: int,
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
     author: str | None,
+    **recipe: Any,
 ) -> Outcome:
     """Adapt REV's identity in several ways, get it back in several ways, and measure both.
 
@@ -58,15 +52,8 @@ def command(
             behaviors or None,
             probe,
             training=training,
-            alpha=alpha,
-            steps=steps,
-            learning_rate=learning_rate,
-            layers=layers,
-            mechanisms=mechanisms or None,
-            resets=resets or None,
-            seeds=seeds,
-            threshold=threshold,
             author=author_from(author, repository),
             progress=progress,
+            **options_of(recipe),
         )
     return study_outcome(result, csv, plot)

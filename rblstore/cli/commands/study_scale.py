@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from rblstore.cli import options
-from rblstore.cli.commands.study import output_options, seeds, study_outcome
+from rblstore.cli.commands.study import output_options, study_outcome
 from rblstore.cli.invocation import Invocation, author_from
 from rblstore.cli.outcome import Outcome
-from rblstore.cli.recipe_options import recipe_options
+from rblstore.cli.recipe_options import options_of, recipe_options
 from rblstore.cli.verb import Verb
 
 
@@ -26,27 +27,20 @@ from rblstore.cli.verb import Verb
 @click.option("--probe", "probes", multiple=True, metavar="PROBE", help="One for all, or one for each in their order.")
 @click.option("--training", multiple=True, metavar="PROBE", help="Likewise, to train on; else the measured prompts.")
 @recipe_options
-@seeds
 @output_options
 @options.author
 @click.pass_obj
 def command(
     invocation: Invocation,
+    /,
     *,
     revisions: tuple[str, ...],
     probes: tuple[str, ...],
     training: tuple[str, ...],
-    mechanisms: tuple[str, ...],
-    resets: tuple[str, ...],
-    alpha: float,
-    steps: int,
-    learning_rate: float,
-    layers: int,
-    threshold: float,
-    seeds: int,
     csv: Path | None,
     plot: Path | None,
     author: str | None,
+    **recipe: Any,
 ) -> Outcome:
     """Measure for the identity of each REV what can be recovered, in percent: 100 times RF, never clamped.
 
@@ -57,15 +51,8 @@ def command(
             revisions,
             probes or None,
             training=training or None,
-            alpha=alpha,
-            steps=steps,
-            learning_rate=learning_rate,
-            layers=layers,
-            mechanisms=mechanisms or None,
-            resets=resets or None,
-            seeds=seeds,
-            threshold=threshold,
             author=author_from(author, repository),
             progress=progress,
+            **options_of(recipe),
         )
     return study_outcome(result, csv, plot)
