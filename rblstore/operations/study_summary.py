@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from rblstore.divergence.locality import svar
 from rblstore.objects.canonical import Json
 from rblstore.objects.study_records import Scalar, Study, StudyPoint
 from rblstore.operations.study_journal import point_key
@@ -150,15 +150,11 @@ def _svar(record: Study) -> dict[str, Any]:
     for point in record.points:
         values = [prompt.values.get(measure) for prompt in point.prompts]
         groups.setdefault(point_key(point.condition, None), []).append(values)
-    perturbed = [_means(rows) for rows in groups.values()]
-    found = _interval([_means(perturbed)]) if perturbed else None
+    perturbed = [_by_prompt(rows) for rows in groups.values()]
+    found = _interval([_by_prompt(perturbed)]) if perturbed else None
     return {"measure": measure, "svar": None if found is None else found.as_json()}
 
 
-def _means(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """One mean a prompt over several rows of prompts."""
-    found: list[float | None] = []
-    for column in zip(*rows, strict=True):
-        known = [value for value in column if value is not None]
-        found.append(math.fsum(known) / len(known) if len(known) == len(column) else None)
-    return found
+def _by_prompt(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """What several perturbations, or one of them under several seeds, do to each prompt."""
+    return [svar(column) for column in zip(*rows, strict=True)]
