@@ -193,13 +193,20 @@ class DocumentFacts:
         return uuid5(NAMESPACE_URL, f"{PROJECT}/export/{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}")
 
 
+def finding_text(finding: Finding) -> str:
+    """What a finding says, about which part, and what to do, as sentences."""
+    said = finding.message if finding.subject in finding.message else f"{finding.subject}: {finding.message}"
+    return f"{said.rstrip('.')}. {finding.obligation}".rstrip()
+
+
+def citation_text(finding: Finding) -> str:
+    """Where a finding's rule is written, with the address."""
+    return "; ".join(part for part in (finding.citation.text, finding.citation.url) if part)
+
+
 def finding_line(finding: Finding) -> str:
-    """A finding on one line: how much it matters, of what, what it is, what to do, and where that is written."""
-    said = f"{finding.level}: {finding.subject}: {finding.message}"
-    if finding.obligation:
-        said += f" To do: {finding.obligation}"
-    cited = "; ".join(part for part in (finding.citation.text, finding.citation.url) if part)
-    return f"{said} [{finding.rule}: {cited}]" if cited else f"{said} [{finding.rule}]"
+    """A finding on one line: how much it matters, what it says, which rule says so, and where that is written."""
+    return f"{finding.level}: {finding_text(finding)} [{finding.rule}: {citation_text(finding)}]"
 
 
 def latest(times: Sequence[str]) -> str:

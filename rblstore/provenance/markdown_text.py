@@ -15,7 +15,7 @@ _HIDDEN: Final = re.compile(
 )
 _MARKUP: Final = re.compile(r"([\\`*_\[\]|~$])")
 # What makes a heading, a list or a line only at the beginning.
-_FIRST: Final = re.compile(r"^([-+#=]|\d+(?=[.)]))")
+_FIRST: Final = re.compile(r"^([-+#=]|\d+(?=[.)](?:\s|$)))")
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from rblstore.provenance.document_facts import DocumentFacts, MetricFact, PartFact, hub_id
+from rblstore.objects.ids import RecordId
+from rblstore.provenance.document_facts import (
+    DocumentFacts,
+    MetricFact,
+    PartFact,
+    citation_text,
+    finding_text,
+    hub_id,
+)
 from rblstore.provenance.findings import LEVELS, Finding
 from rblstore.provenance.hub_licenses import HUB_LICENSES, NOASSERTION
 from rblstore.provenance.markdown_text import NOT_STATED, code, one_line, plain, table
@@ -79,14 +88,14 @@ def _license(facts: DocumentFacts) -> dict[str, str]:
         return {}
     every = {expression for one in stated for expression in one}
     if len(every) > 1:
-        return {"license": "other", "license_name": _SEVERAL, "license_link": "#terms"}
+        return {"license": "other", "license_name": _SEVERAL}
     key = every.pop()
     if key == NOASSERTION:
         return {}
     name = _BY_KEY.get(key) or key.lower()
     if name in _HUB_NAMES:
         return {"license": name}
-    return {"license": "other", "license_name": _name(key)}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.+]+", "-", key.lower())[:_NAME_LENGTH].strip("-")}
 
 
 def _base_models(facts: DocumentFacts) -> list[str]:
@@ -114,19 +123,22 @@ def _results(facts: DocumentFacts) -> list[dict[str, Any]]:
     )
     if task is None:
         return []
+    by_probe: dict[RecordId, list[dict[str, Any]]] = {}
+    for metric in facts.metrics:
+        by_probe.setdefault(metric.probe, []).append(
+            {
+                "type": metric.name.lower().replace(" ", "_"),
+                "value": metric.value,
+                "name": f"{metric.name} ({metric.kind} {metric.evidence.short})",
+            }
+        )
     return [
         {
             "task": {"type": task},
-            "dataset": {"type": "rblstore-probe", "name": f"rblstore probe {metric.probe.short}"},
-            "metrics": [
-                {
-                    "type": metric.name.lower().replace(" ", "_"),
-                    "value": metric.value,
-                    "name": f"{metric.name} ({metric.kind} {metric.evidence.short})",
-                }
-            ],
+            "dataset": {"type": "rblstore-probe", "name": f"rblstore probe {probe.short}"},
+            "metrics": metrics,
         }
-        for metric in facts.metrics
+        for probe, metrics in by_probe.items()
     ]
 
 
@@ -214,12 +226,8 @@ def _terms(facts: DocumentFacts) -> Iterator[str]:
 
 
 def _term(finding: Finding) -> str:
-    said = f"- **{plain(finding.subject, 160)}**: {plain(finding.message)}"
-    if finding.obligation:
-        said += f" {plain(finding.obligation)}"
-    asked = ", ".join(finding.trigger)
-    cited = "; ".join(part for part in (finding.citation.text, finding.citation.url) if part)
-    return f"{said} ({plain(asked)}; rule {code(finding.rule)}; {plain(cited)})"
+    asked, cited = ", ".join(finding.trigger), plain(citation_text(finding), 1000)
+    return f"- {plain(finding_text(finding), 2000)} ({plain(asked)}; rule {code(finding.rule)}; {cited})"
 
 
 def _evidence(facts: DocumentFacts) -> Iterator[str]:

@@ -146,7 +146,7 @@ class _Document:
         if urls:
             package.software_downloadLocation = urls[0]
         energy = number_said(known.training, "energy_kwh")
-        if energy is not None:
+        if energy is not None and "e" not in repr(energy):  # SPDX wants a decimal, which has no exponent
             package.ai_energyConsumption = model.ai_EnergyConsumption(
                 ai_trainingEnergyConsumption=[
                     model.ai_EnergyConsumptionDescription(

@@ -288,9 +288,10 @@ def test_model_card_is_read_by_the_hubs_own_library(told: Told) -> None:
         (("mit", "mit", "mit"), {"license": "mit"}),
         (
             ("gemma", "mit", "mit"),
-            {"license": "other", "license_name": "several-see-model-card", "license_link": "#terms"},
+            {"license": "other", "license_name": "several-see-model-card"},
         ),
-        (("blueoak-1.0.0",) * 3, {"license": "other", "license_name": "BlueOak-1.0.0"}),
+        (("mit or apache-2.0",) * 3, {"license": "other", "license_name": "apache-2.0-or-mit"}),
+        (("blueoak-1.0.0",) * 3, {"license": "other", "license_name": "blueoak-1.0.0"}),
     ],
 )
 def test_model_card_states_a_licence_only_where_all_parts_do(
@@ -337,7 +338,7 @@ def test_findings_of_the_audit_stand_in_every_document(told: Told) -> None:
     assert sum(1 for _ in found.foreach_type("Annotation")) == len(findings)
     text = export(told, "model-card")
     for finding in findings:
-        assert plain(finding.message) in text
+        assert plain(finding.message, 2000) in text
         assert code(finding.rule) in text
 
 
