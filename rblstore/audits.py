@@ -10,6 +10,7 @@ from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.operations.audit import AuditResult
+    from rblstore.operations.forget import ForgetResult
     from rblstore.operations.audit_history import AuditHistory
     from rblstore.operations.export import ExportResult
     from rblstore.operations.license_effect import LicenseEffect
@@ -299,3 +300,27 @@ class Audits:
         from rblstore.operations.export import export
 
         return export(self._store, revision, format, verification=verification, behavior=behavior, version=__version__)
+
+    def forget(
+        self, name: str, *, reason: str, revision: str = "HEAD", apply: bool = False, author: str | None = None
+    ) -> ForgetResult:
+        """Says what goes with an identity or behavior; with ``apply``, has it go for good, by the next gc.
+
+        Its record, its statements and the commits that have it stay, and say by whom, when and why it was removed.
+        Composing one of them is refused from then on. This cannot be undone.
+
+        Args:
+            name: ``identity``, a behavior's name in the revision, or the prefix of an id.
+            reason: Why, for whoever looks for it later.
+            revision: The commit in which the name is looked up.
+            apply: Whether to do it, and not only to say what would go.
+            author: Who removes it.
+
+        Raises:
+            NotFoundError: There is nothing of that name.
+            NothingChangedError: It was removed before.
+        """
+        from rblstore.operations.forget import forget
+
+        who = self.author(author)
+        return forget(self._store, name, reason=reason, author=who, revision=revision, apply=apply)

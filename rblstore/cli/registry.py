@@ -27,7 +27,7 @@ SECTIONS: Final = (
             "training": "Show the training states that were stored with commits.",
             "sign": "Vouch for a commit's files, or for a verification.",
             "verify-signature": "Show who vouches for a commit, a verification or a directory.",
-            "audit": "Show licences, sources and datasets of everything in a composition.",
+            "audit": "Show what is in a model, on whose terms, and what they ask.",
             "export": "Write a commit's bill of materials, attestation or model card.",
         },
     ),
@@ -56,6 +56,7 @@ SECTIONS: Final = (
         {
             "fsck": "Check that everything stored is whole.",
             "gc": "Let go of what nothing reaches: to the trash, then for good.",
+            "forget": "Remove an identity's or behavior's content, and keep its record.",
             "repack": "Store everything anew: smaller, in fewer packs.",
             "doctor": "Look at what the repository runs on, and say what to do.",
             "repair": "Set aside what is damaged, and mend it from other copies.",

@@ -328,11 +328,13 @@ def test_audit(story: Story) -> None:
         ("identity", "base", ["apache-2.0"]),
         ("behavior", "polite", []),
         ("behavior", "brief", []),
+        ("tokenizer", "base", ["apache-2.0"]),
     ]
-    result = story.run("audit")
-    assert "identity  base" in result.stdout
-    assert "apache-2.0" in result.stdout
-    assert result.stderr.count("warning: ") == len(document["warnings"]) == 2
+    text = story.ok("audit")
+    assert "identity   base" in text
+    assert "identity base: Apache-2.0" in text
+    assert len(document["warnings"]) == 2
+    assert text.count("no licence is stated") == 2
 
 
 def test_du(story: Story) -> None:

@@ -112,6 +112,7 @@ def test_the_manual_has_every_exit_code() -> None:
 
 def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.audit import AuditResult
+    from rblstore.operations.audit_history import AuditHistory
     from rblstore.operations.baseline import BaselineResult
     from rblstore.operations.checkout import CheckoutResult
     from rblstore.operations.commit import CommitResult
@@ -122,6 +123,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.fsck import FsckResult
     from rblstore.operations.gc import GcResult
     from rblstore.operations.gc_restore import RestoreResult
+    from rblstore.operations.license_effect import LicenseEffect
     from rblstore.operations.log import LogEntry
     from rblstore.operations.probe import ProbeInfo
     from rblstore.operations.reindex import ReindexResult
@@ -139,6 +141,8 @@ def _documents() -> list[tuple[str, Any]]:
 
     return [
         ("audit", AuditResult),
+        ("audit --history", AuditHistory),
+        ("diff --licenses", LicenseEffect),
         ("baseline", BaselineResult),
         ("branch", BranchInfo),
         ("checkout", CheckoutResult),

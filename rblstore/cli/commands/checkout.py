@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from rblstore.cli.invocation import PATH, Invocation
+from rblstore.cli.license_effect import effect_of, with_effect
 from rblstore.cli.outcome import Outcome
 from rblstore.cli.verb import Verb
 
@@ -53,6 +54,8 @@ def command(
         result = repository.checkout(
             revision, directory, form=form, only=only or None, tensors=tensors or None, progress=progress
         )
+        whole = result.form != "partial"
+        effect = effect_of(repository, repository.head, result.commit, merged=form == "merged") if whole else None
     from rblstore.cli.render.checkout import checkout_lines
 
-    return Outcome(result.as_json(), checkout_lines)
+    return Outcome({**result.as_json(), "license_effect": effect}, with_effect(checkout_lines))

@@ -10,6 +10,7 @@ import click
 
 from rblstore.cli import options
 from rblstore.cli.invocation import PATH, Invocation, Pair, author_from, gather_pairs
+from rblstore.cli.license_effect import effect_of, with_effect
 from rblstore.cli.outcome import Outcome
 from rblstore.cli.verb import Verb
 
@@ -119,6 +120,8 @@ def command(
             origin="command line",
             progress=progress,
         )
+        effect = effect_of(repository, next(iter(result.parents), None), result.commit)
     from rblstore.cli.render.commit import commit_lines
 
-    return Outcome(result.as_json(), commit_lines, warnings=result.warnings)
+    document = {**result.as_json(), "license_effect": effect}
+    return Outcome(document, with_effect(commit_lines), warnings=result.warnings)

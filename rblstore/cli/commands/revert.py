@@ -6,6 +6,7 @@ import click
 
 from rblstore.cli import options
 from rblstore.cli.invocation import Invocation, author_from
+from rblstore.cli.license_effect import effect_of, with_effect
 from rblstore.cli.outcome import Outcome
 from rblstore.cli.verb import Verb
 
@@ -66,6 +67,7 @@ def command(
             author=author_from(author, repository),
             progress=progress,
         )
+        effect = effect_of(repository, next(iter(result.parents), None), result.commit)
     from rblstore.cli.render.verification import revert_lines
 
-    return Outcome(result.as_json(), revert_lines)
+    return Outcome({**result.as_json(), "license_effect": effect}, with_effect(revert_lines))
