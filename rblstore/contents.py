@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -38,12 +38,20 @@ class Contents:
         backend: Where the packs are.
         catalog: What is in them.
         workers: Threads that decode.
+        explain: Is asked about a content that is in no pack for the error to raise; None where nothing is known of it.
     """
 
-    def __init__(self, backend: Backend, catalog: Catalog, workers: int) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        catalog: Catalog,
+        workers: int,
+        explain: Callable[[ContentId | RecordId], RblError | None] = lambda _: None,
+    ) -> None:
         self._backend = backend
         self._catalog = catalog
         self._workers = workers
+        self._explain = explain
         self._packs: dict[PackId, PackReader] = {}
         self._found: dict[ContentId, StoredContent] = {}
 
@@ -81,7 +89,7 @@ class Contents:
         with self._catalog.read() as reader:
             location = reader.location(ContentId(content))
         if location is None:
-            raise _missing(content)
+            raise self._explain(content) or _missing(content)
         return location
 
     def stored(self, contents: Iterable[ContentId]) -> list[StoredContent]:
@@ -95,7 +103,7 @@ class Contents:
         found = self.stored_of(wanted)
         for content in wanted:
             if content not in found:
-                raise _missing(content)
+                raise self._explain(content) or _missing(content)
         return [found[content] for content in wanted]
 
     def stored_of(self, contents: Iterable[ContentId]) -> dict[ContentId, StoredContent]:

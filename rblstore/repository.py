@@ -85,7 +85,7 @@ class Store:
         self.configuration = configuration
         self.backend: Backend = DiskBackend(self.folder)
         self.log = RefsLog(self.folder / "refs.log")
-        self.contents = Contents(self.backend, catalog, configuration.workers)
+        self.contents = Contents(self.backend, catalog, configuration.workers, self._why_missing)
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -269,6 +269,11 @@ class Store:
                 hint="Run: rbl fsck --full",
             ) from error
         return type(record).ID(record_id), record
+
+    def _why_missing(self, content: ContentId | RecordId) -> RblError | None:
+        from rblstore.forgotten import why_missing
+
+        return why_missing(self, content)
 
     def location(self, content: ContentId | RecordId) -> ContentLocation:
         """Where a content is.

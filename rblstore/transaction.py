@@ -9,6 +9,8 @@ from rblstore.catalog.operation_log import next_operation
 from rblstore.catalog.reader import CatalogReader
 from rblstore.configuration import Compression
 from rblstore.errors import ConflictError, InputError, RblError
+from rblstore.forgotten import ForgottenError, tombstones_of
+from rblstore.objects.content_records import Behavior, Identity
 from rblstore.objects.history_records import SYMBOLIC, Operation, RefChange
 from rblstore.objects.ids import ContentId, OperationId, RecordId
 from rblstore.objects.locations import PackSummary
@@ -132,14 +134,21 @@ class Transaction:
 
         Raises:
             InputError: It is too large, or breaks its own kind's rules.
+            ForgottenError: It is an identity or behavior that was removed on purpose.
         """
         data = record.encode()
         record_id = type(record).id_of(data)
         if record_id not in self._records:
+            self._require_remembered(record_id, record)
             _require_readable(record, data)
             self._records[record_id] = record
             self._record_pack.add([data])
         return record_id
+
+    def _require_remembered(self, record_id: RecordId, record: Record) -> None:
+        """Refuses to store again what was removed on purpose."""
+        if isinstance(record, (Identity, Behavior)) and (found := tombstones_of(self._store, [record_id])):
+            raise ForgottenError(found[record_id])
 
     def set_ref(self, name: str, before: str | None, after: str | None) -> None:
         """Moves a ref from a value to another when the transaction is published; None is absence."""

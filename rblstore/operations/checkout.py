@@ -21,6 +21,7 @@ from rblstore.checkpoints.checkout_layout import (
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
 from rblstore.checkpoints.composed_layout import ComposedCheckpoint
 from rblstore.errors import RblError, UsageError
+from rblstore.forgotten import require_remembered
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
 from rblstore.objects.content_records import Behavior, Identity
@@ -88,6 +89,7 @@ def checkout(
         TargetNotEmptyError: The directory has something in it.
         NothingMatchedError: A pattern chooses nothing.
         CorruptError: Stored bytes are damaged; nothing is left behind.
+        ForgottenError: Something of it was removed on purpose.
         UsageError: Unknown form, a composition that cannot be merged, or a part of what is to be merged.
     """
     if form not in FORMS:
@@ -102,6 +104,7 @@ def checkout(
     commit_id = resolve(store, revision).commit
     composition_id = store.record(commit_id, Commit).composition
     composition = store.record(composition_id, Composition)
+    require_remembered(store, composition)
     written: WrittenForm = form
     load: tuple[str, ...] = ("import rblstore", f"model = rblstore.load_checkout({str(target)!r})")
     taken = 0

@@ -15,6 +15,7 @@ from typing import Final
 from rblstore.catalog.rows import CommitRow
 from rblstore.catalog.snapshot import batches
 from rblstore.errors import CorruptError
+from rblstore.forgotten import gone_on_purpose, tombstones_of
 from rblstore.objects import limits
 from rblstore.objects.canonical import VERSION
 from rblstore.objects.history_records import Composition, Tag
@@ -110,10 +111,13 @@ class Part:
 def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
     """Reads what identities, behaviors, baselines and training states name; a few at a time.
 
+    What was removed on purpose and is gone is left out.
+
     Raises:
         CorruptError: A record is missing or damaged.
     """
     for batch in batches(dict.fromkeys(wanted), _AT_ONCE):
+        forgotten = tombstones_of(store, batch)
         files: dict[RecordId, list[tuple[str, str, str]]] = {}
         named: dict[RecordId, list[str]] = {}
         for record_id, text in _record_texts(store, batch, ("identity", "behavior", "baseline", "training-state")):
@@ -127,6 +131,8 @@ def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
         for record_id, found in files.items():
             contents = set(named[record_id]).union(*(within[manifest] for manifest, _, _ in found if manifest))
             contents.update(sha256 for manifest, sha256, _ in found if not manifest)
+            if record_id in forgotten:
+                contents -= gone_on_purpose(store, [record_id])
             yield Part(record_id, sum(int(size) for _, _, size in found), frozenset(contents))
 
 

@@ -29,6 +29,7 @@ class FsckResult(Result):
         records: How many records were parsed.
         commits: How many commits there are.
         operations: How many operations the log holds.
+        forgotten: How many contents are in no pack because they were removed on purpose; no damage.
     """
 
     ok: bool
@@ -39,6 +40,7 @@ class FsckResult(Result):
     records: int
     commits: int
     operations: int
+    forgotten: int = 0
 
 
 def fsck(store: Store, *, full: bool = False, progress: Progress | None = None) -> FsckResult:
@@ -88,4 +90,5 @@ def fsck(store: Store, *, full: bool = False, progress: Progress | None = None) 
         len(records.kinds),
         len(records.commits),
         operations,
+        len(records.forgotten),
     )

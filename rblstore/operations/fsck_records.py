@@ -13,11 +13,13 @@ from rblstore.catalog.reader import CatalogReader
 from rblstore.catalog.writer import subjects_of
 from rblstore.errors import RblError
 from rblstore.objects import limits
+from rblstore.objects.content_records import Behavior, FileManifest, Identity
 from rblstore.objects.history_records import SYMBOLIC, Commit, Composition
 from rblstore.objects.ids import CommitId, CompositionId, RecordId, is_full_id
 from rblstore.objects.locations import ContentLocation
 from rblstore.objects.record import Record
 from rblstore.objects.references import references
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.operations.fsck_findings import REINDEX, REPAIR, Findings
 from rblstore.operations.progress import Meter, Progress
 from rblstore.repository import HEADS, PROBES, TAGS
@@ -36,6 +38,7 @@ class Records:
         compositions: Whole.
         users: The records that refer to each record.
         about: The records that are evidence about each subject.
+        forgotten: Contents that are in no pack because they were removed on purpose.
     """
 
     def __init__(self, found: Findings) -> None:
@@ -47,7 +50,10 @@ class Records:
         self.about: dict[RecordId, set[RecordId]] = {}
         self._places: dict[RecordId, ContentLocation] = {}
         self._kept: OrderedDict[RecordId, Record] = OrderedDict()
+        self.forgotten: set[str] = set()
         self._missing: set[str] = set()
+        self._tombstoned: set[str] = set()
+        self._absent: dict[str, list[RecordId]] = {}
 
     def read(self, progress: Progress | None) -> None:
         """Reads every record of the listed packs, and says which of the contents that they refer to are missing."""
@@ -62,6 +68,19 @@ class Records:
                 else:
                     self._take(record_id, record, location)
             meter.add("checking records", location.size)
+        for content, users in self._absent.items():
+            needing = next((user for user in users if not self._is_forgotten(user)), None)
+            if needing is None:
+                self.forgotten.add(content)
+            else:
+                self._miss(content, f"{self.kinds[needing]} {needing.short} refers to this content")
+
+    def _is_forgotten(self, user: RecordId) -> bool:
+        """Whether what names a content was removed on purpose: an identity, a behavior, or all that have a file."""
+        if self.kinds[user] in (Identity.KIND, Behavior.KIND):
+            return user in self._tombstoned
+        owners = self.users.get(user, ()) if self.kinds[user] == FileManifest.KIND else ()
+        return bool(owners) and all(self._is_forgotten(owner) for owner in owners)
 
     def _parse(self, location: ContentLocation) -> tuple[RecordId, Record]:
         store = self._found.store
@@ -77,13 +96,15 @@ class Records:
             self.commits[CommitId(record_id)] = record
         elif isinstance(record, Composition):
             self.compositions[CompositionId(record_id)] = record
+        if isinstance(record, Tombstone):
+            self._tombstoned.add(record.subject)
         for subject in subjects_of(record):
             self.about.setdefault(subject, set()).add(record_id)
         for target, what in references(record):
             if what == "record":
                 self.users.setdefault(target, []).append(record_id)
             elif target not in self._found.contents:
-                self._miss(target, f"{record.KIND} {record_id.short} refers to this content")
+                self._absent.setdefault(target, []).append(record_id)
 
     def _miss(self, target: str, why: str) -> None:
         found = self._found

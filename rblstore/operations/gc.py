@@ -55,6 +55,8 @@ class GcResult(Result):
         trash_packs: Packs in the trash afterwards.
         trash_bytes: What they take.
         trash_until: When the grace of the last of them is over, RFC 3339; None where there are none.
+        forgotten: Contents that were removed on purpose and go to the trash now.
+        forgotten_staying: Those that stay where they are, since the grace of their packs is not over.
     """
 
     applied: bool
@@ -77,6 +79,8 @@ class GcResult(Result):
     trash_packs: int
     trash_bytes: int
     trash_until: str | None
+    forgotten: int = 0
+    forgotten_staying: int = 0
 
 
 def gc(
@@ -140,6 +144,8 @@ def _result(plan: GcPlan, written: tuple[PackSummary, ...], left: tuple[Leftover
         trash_packs=len(trash),
         trash_bytes=sum(one.size for one in trash.values()),
         trash_until=None if last is None else _time(last + plan.grace_days * DAY_SECONDS),
+        forgotten=plan.covered,
+        forgotten_staying=plan.covered_staying,
     )
 
 
@@ -187,9 +193,21 @@ class _Collection:
     def _write(self, rewrite: Rewrite) -> None:
         """Writes a new pack of what is kept. Every content is read whole, and its digest compared."""
         store = self._store
-        with PackWriter(store.backend, rewrite.kind, is_stored=lambda content: False) as writer:
+        with PackWriter(
+            store.backend,
+            rewrite.kind,
+            is_stored=lambda content: False,
+            compression=store.configuration.compression,
+            workers=store.configuration.workers,
+        ) as writer:
             for at in rewrite.copies:
-                writer.copy(store.pack(at.pack).stored(at))
+                stored = store.pack(at.pack).stored(at)
+                if at.content in rewrite.anew:
+                    added = writer.add_source(stored, element_width=stored.frames[0].element_width)
+                    if added.content != at.content:
+                        raise stored.wrong()
+                else:
+                    writer.copy(stored)
                 self._meter.add("copying what is kept", at.size)
             summary = writer.finish()
         if summary is not None:

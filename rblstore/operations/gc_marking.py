@@ -216,11 +216,23 @@ class Reached:
     Attributes:
         records: Records.
         contents: Contents.
+        covered: Contents that tombstones cover, as far as :meth:`settle` found nothing else that needs them.
     """
 
     def __init__(self, stored: Stored) -> None:
         self.records: set[str] = set()
         self.contents: set[str] = set()
+        self.covered: set[str] = set()
+        nodes = stored.records
+        self._forgotten = {
+            subject
+            for node in nodes.values()
+            if node.kind == "tombstone"
+            for subject in node.about
+            if subject in nodes and nodes[subject].kind in ("identity", "behavior")
+        }
+        # Files of what is forgotten; whether anything else has them is known in the end.
+        self._withheld = {manifest for subject in self._forgotten for manifest in nodes[subject].records}
         self._stored = stored
         self._evidence: dict[str, list[str]] = {}
         for record_id, node in stored.records.items():
@@ -250,7 +262,8 @@ class Reached:
             if node is None:
                 raise self._missing(record_id, by)
             self.records.add(record_id)
-            self.contents.update(node.contents)
+            if record_id not in self._forgotten and record_id not in self._withheld:
+                self.contents.update(node.contents)
             evidence = [
                 one
                 for one in self._evidence.get(record_id, ())
@@ -258,6 +271,24 @@ class Reached:
             ]
             follow = (*node.records, *evidence)
             waiting += [(target, f"{node.kind} {record_id[:12]}") for target in follow if target not in self.records]
+
+    def settle(self) -> None:
+        """Once everything is marked: what is covered by tombstones, and is needed by nothing else."""
+        if not self._forgotten:
+            return
+        nodes = {**self._stored.unlisted, **self._stored.records}
+        shared = {
+            manifest
+            for record_id in self.records - self._forgotten
+            for manifest in nodes[record_id].records
+            if manifest in self._withheld
+        }
+        for manifest in shared:
+            self.contents.update(nodes[manifest].contents)
+        for record_id in self._forgotten | self._withheld:
+            if record_id in nodes:
+                self.covered.update(nodes[record_id].contents)
+        self.covered -= self.contents
 
     def _missing(self, record_id: str, by: str) -> CorruptError:
         unlisted = record_id in self._stored.unlisted
@@ -298,6 +329,7 @@ def reached_by(store: Store, seen: Seen, stored: Stored, now: float) -> Reached:
     young = [pack for pack in stored.packs if pack.kind == "R" and pack.young]
     for pack in young:
         reached.mark([location.content for location in pack.locations], unlisted=not pack.listed)
+    reached.settle()
     return reached
 
 

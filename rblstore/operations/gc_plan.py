@@ -19,7 +19,7 @@ from rblstore.repository import Store
 from rblstore.storage.backend import MissingObjectError
 from rblstore.storage.pack_format import pack_key
 
-Reason = Literal["unreachable", "mostly_unreachable", "dead_records", "unlisted"]
+Reason = Literal["unreachable", "mostly_unreachable", "dead_records", "unlisted", "forgotten"]
 
 # What is left of small packs goes into one; raw bytes.
 _GROUP_BYTES: Final = 64 << 20
@@ -37,7 +37,8 @@ class GcPack:
         contents: How many contents (records) are in it.
         kept: How many of them go into a new pack before; 0 where nothing in it is reached.
         reason: ``unreachable`` (nothing reaches what is in it), ``mostly_unreachable`` (most bytes in it),
-            ``dead_records`` (some records in it), or ``unlisted`` (a command that did not come to its end left it).
+            ``dead_records`` (some records in it), ``unlisted`` (a command that did not come to its end left it), or
+            ``forgotten`` (something in it was removed on purpose, or is a difference from that).
     """
 
     pack: PackId
@@ -85,10 +86,12 @@ class Rewrite:
     Attributes:
         kind: Of the packs.
         copies: The copies that go into it.
+        anew: Those of them that are differences from what goes, and so are encoded by themselves.
     """
 
     kind: PackKind
     copies: tuple[ContentLocation, ...]
+    anew: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class GcPlan:
         missing: Contents that are reached and lie in no pack. While there are some, nothing is deleted.
         trash: What lies in the trash now.
         expired: What of it is to be deleted.
+        covered: How many contents that were removed on purpose go now.
+        covered_staying: How many of them stay for now: their packs are young.
     """
 
     seen: Seen
@@ -130,6 +135,8 @@ class GcPlan:
     missing: int
     trash: tuple[TrashedPack, ...]
     expired: tuple[TrashedPack, ...]
+    covered: int
+    covered_staying: int
 
     @property
     def forgotten(self) -> tuple[PackId, ...]:
@@ -174,6 +181,11 @@ def plan_gc(store: Store, grace_days: int, progress: Progress | None = None) -> 
         _require_listed_as_it_is(store, pack)
     dead = [record_id for record_id in stored.records if record_id not in reached.records]
     missing = len(reached.contents - here)
+    covered = reached.covered & here
+    staying = covered & reached.contents  # beneath a difference in a young pack
+    for pack in stored.packs if covered else ():
+        if pack.pack not in chosen:
+            staying.update(at.content for at in pack.locations if at.content in covered)
     trash = tuple(_trash(store, seen))
     return GcPlan(
         seen,
@@ -192,6 +204,8 @@ def plan_gc(store: Store, grace_days: int, progress: Progress | None = None) -> 
         missing,
         trash,
         () if missing else tuple(one for one in trash if _is_over(one, now, grace)),
+        len(covered - staying),
+        len(staying),
     )
 
 
@@ -209,19 +223,22 @@ def _choose(stored: Stored, reached: Reached) -> dict[PackId, GcPack]:
     while True:
         chosen: dict[PackId, GcPack] = {}
         beneath: set[str] = set()
+        goes = reached.covered - reached.contents
         for pack in stored.packs:
-            decided = _decide(pack, _unreached(pack, reached), listed[pack.kind])
+            decided = _decide(pack, _unreached(pack, reached), listed[pack.kind], goes)
             if decided is not None:
                 chosen[pack.pack] = decided
             for content, bases in pack.bases.items():
-                if decided is None or (decided.kept and content in reached.contents):
+                if decided is None:
                     beneath.update(bases)
+                elif decided.kept and content in reached.contents:
+                    beneath.update(base for base in bases if base not in goes)  # else it is encoded anew
         if beneath <= reached.contents:
             return chosen
         reached.contents |= beneath
 
 
-def _decide(pack: StoredPack, dead: Sequence[ContentLocation], listed: Set[str]) -> GcPack | None:
+def _decide(pack: StoredPack, dead: Sequence[ContentLocation], listed: Set[str], goes: Set[str]) -> GcPack | None:
     """What becomes of a pack; None where it stays as it is."""
     if pack.young:
         return None
@@ -232,10 +249,12 @@ def _decide(pack: StoredPack, dead: Sequence[ContentLocation], listed: Set[str])
         if any(at.content not in going and at.content not in listed for at in pack.locations):
             return None  # the catalog lost it: not for gc to decide
         kept, reason = 0, "unlisted"
+    elif dead and not kept:
+        reason = "unreachable"
+    elif goes and _holds_any(pack, goes):
+        reason = "forgotten"
     elif not dead:
         return None
-    elif not kept:
-        reason = "unreachable"
     elif pack.kind == "R":
         reason = "dead_records"
     elif 2 * sum(at.stored for at in dead) > sum(at.stored for at in pack.locations):
@@ -243,6 +262,13 @@ def _decide(pack: StoredPack, dead: Sequence[ContentLocation], listed: Set[str])
     else:
         return None
     return GcPack(pack.pack, pack.kind, pack.size, len(pack.locations), kept, reason)
+
+
+def _holds_any(pack: StoredPack, goes: Set[str]) -> bool:
+    """Whether a pack holds something of what goes, or a difference from it."""
+    return any(at.content in goes for at in pack.locations) or any(
+        base in goes for bases in pack.bases.values() for base in bases
+    )
 
 
 def _require_listed_as_it_is(store: Store, pack: StoredPack) -> None:
@@ -269,16 +295,20 @@ def _rewrites(packs: Sequence[StoredPack], reached: Reached) -> Iterator[Rewrite
                 better = other is None or (at.content in other[0].bases and at.content not in pack.bases)
                 if at.content in held and better:
                     copies[at.content] = pack, at
+        goes = reached.covered - reached.contents
+        anew = frozenset(
+            content for content, (pack, _) in copies.items() if any(one in goes for one in pack.bases.get(content, ()))
+        )
         together: list[ContentLocation] = []
         raw = 0
         for _, at in copies.values():
             together.append(at)
             raw += at.size
             if raw >= _GROUP_BYTES:
-                yield Rewrite(kind, tuple(together))
+                yield Rewrite(kind, tuple(together), anew)
                 together, raw = [], 0
         if together:
-            yield Rewrite(kind, tuple(together))
+            yield Rewrite(kind, tuple(together), anew)
 
 
 def _referrers_first(stored: Stored, packs: Sequence[StoredPack], reached: Reached) -> list[PackId]:

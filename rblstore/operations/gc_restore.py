@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from rblstore.errors import RblError
+from rblstore.forgotten import all_tombstones, contents_named_by
 from rblstore.objects import limits
+from rblstore.objects.content_records import FileManifest
 from rblstore.objects.history_records import Commit
 from rblstore.objects.ids import CommitId, ContentId, PackId, RecordId
 from rblstore.objects.locations import PackSummary
 from rblstore.objects.record import Record
-from rblstore.objects.references import references
+from rblstore.objects.references import files_of, references
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.operations.gc_marking import look
 from rblstore.operations.gc_plan import UnreachedCommit, before_what_they_need
 from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.repair_losses import forgotten_records
 from rblstore.operations.result import Result
 from rblstore.repository import HEADS, Store, oldest_first
 from rblstore.storage.backend import Backend, Room
@@ -119,6 +123,7 @@ class _Restore:
             self._stayed[pack] = "the same pack lies in packs/ again"
         # Unlisted packs in packs/ are what a restore that did not come to its end had moved.
         self._read({"trash": seen.trash - seen.there, "packs": seen.there - listed})
+        self._drop_forgotten()
         self._drop_without_bases()
         self._drop_dangling()
         for pack in self._order():
@@ -182,6 +187,35 @@ class _Restore:
     def _contents(self) -> Iterable[_Pack]:
         return [one for one in self._packs.values() if one.summary.kind == "C"]
 
+    def _drop_forgotten(self) -> None:
+        """Lets packs stay of which a content was removed on purpose, as a tombstone says that is here or comes back."""
+        tombstones = [record for record in self._records.values() if isinstance(record, Tombstone)]
+        forgotten = {*all_tombstones(self._store), *(one.subject for one in tombstones)}
+        if not forgotten:
+            return
+        covered: set[str] = set()
+        needed: set[str] = set()
+        for record_id, record in self._records.items():
+            (covered if record_id in forgotten else needed).update(self._contents_of(record))
+        for subject in forgotten:
+            if self._store.has(ContentId(subject)):
+                covered.update(contents_named_by(self._store, subject))
+        for one in list(self._contents()):
+            if any(at.content in covered and at.content not in needed for at in one.summary.locations):
+                self._stay(one.summary.pack, "it holds what was removed on purpose")
+
+    def _contents_of(self, record: Record) -> Iterator[str]:
+        """The contents of an identity's or behavior's files, as far as their manifests are here or come back."""
+        for entry in files_of(record):
+            if entry.manifest is None:
+                yield entry.sha256
+                continue
+            manifest = self._records.get(entry.manifest)
+            if manifest is None and self._store.has(ContentId(entry.manifest)):
+                manifest = self._store.any_record(entry.manifest)
+            if isinstance(manifest, FileManifest):
+                yield from manifest.contents()
+
     def _drop_without_bases(self) -> None:
         """Lets packs stay of which a content is a difference from what is not there, or is a difference itself."""
         if not any(one.bases for one in self._contents()):
@@ -210,7 +244,13 @@ class _Restore:
 
     def _drop_dangling(self) -> None:
         """Passes over records that refer to what is gone, and lets the packs stay that have some."""
-        targets = {record_id: list(references(record)) for record_id, record in self._records.items()}
+        gone = forgotten_records(self._records)
+        targets = {
+            record_id: [
+                (target, what) for target, what in references(record) if what == "record" or record_id not in gone
+            ]
+            for record_id, record in self._records.items()
+        }
         users: dict[str, list[RecordId]] = {}
         for record_id, named in targets.items():
             for target, _ in named:
@@ -223,15 +263,15 @@ class _Restore:
             if target not in (self._records if what == "record" else coming)
         }
         with self._store.catalog.read() as index:
-            gone: deque[str] = deque(index.missing_contents(wanted))
-        while gone:
-            for user in users.get(gone.popleft(), ()):
+            lacking: deque[str] = deque(index.missing_contents(wanted))
+        while lacking:
+            for user in users.get(lacking.popleft(), ()):
                 if self._records.pop(user, None) is not None:
-                    gone.append(user)
+                    lacking.append(user)
         dropped = targets.keys() - self._records.keys()
         for pack, one in list(self._packs.items()):
-            if lacking := len(dropped & one.records.keys()):
-                self._stay(pack, f"{lacking} of its {len(one.records)} records refer to what is gone")
+            if missing := len(dropped & one.records.keys()):
+                self._stay(pack, f"{missing} of its {len(one.records)} records refer to what is gone")
 
     def _order(self) -> list[PackId]:
         """What is needed first, so that a catalog that is rebuilt half-way lists nothing that lacks a part."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from rblstore.checkpoints.checkout_layout import PlannedFile, behavior_folder
 from rblstore.checkpoints.checkout_writer import DirectoryWriter
+from rblstore.forgotten import require_remembered
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.operations.checkout import plan
 from rblstore.operations.checkout_manifest import check_weights, check_whole, read_manifest
@@ -41,6 +42,7 @@ def laid_out_behaviors(store: Store, composition: Composition) -> Iterator[tuple
     Raises:
         CorruptError: Stored bytes are damaged.
     """
+    require_remembered(store, composition)
     planned = [file for file in plan(store, composition) if file.owner is not None or file.path in _READ]
     with _written(store, composition, planned, None) as laid:
         yield laid
@@ -81,6 +83,7 @@ def load_composition(store: Store, composition: Composition, progress: Progress 
 
     Raises:
         CorruptError: Stored bytes are damaged.
+        ForgottenError: Something of it was removed on purpose.
         LoadMismatchError: The weights are not those that the configuration describes.
     """
     from rblstore.checkpoints.loading import AttachSpec, load_directory
@@ -88,6 +91,7 @@ def load_composition(store: Store, composition: Composition, progress: Progress 
     from rblstore.divergence.alignment import aligned
     from rblstore.operations.tensor_memory import TensorReading, are_plain
 
+    require_remembered(store, composition)
     tensors = composed_state(store, composition).tensors
     if not are_plain(tensors):
         return _load_from_files(store, composition, progress, options)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cache
 from typing import Final, TypeAlias
 
+from rblstore.forgotten import all_tombstones
 from rblstore.objects.content_records import Behavior, Identity, StoredTensor
 from rblstore.objects.ids import CommitId, ContentId, IdentityId
 from rblstore.operations.stored_models import read_checkpoint
@@ -76,8 +77,9 @@ class BaseCandidates:
 
 def _replaced_tensors(store: Store) -> Iterator[tuple[StoredTensor, StoredTensor]]:
     """Every tensor that a behavior puts in the place of another, and that other."""
+    forgotten = all_tombstones(store)
     with store.catalog.read() as reader:
-        behaviors = sorted(record_id for record_id, _ in reader.records("behavior"))
+        behaviors = sorted(one for one, _ in reader.records("behavior") if one not in forgotten)
     for record_id in behaviors:
         for effect in store.record(record_id, Behavior).effects:
             value, beneath = effect.value, effect.beneath
@@ -92,8 +94,9 @@ def _replaced_tensors(store: Store) -> Iterator[tuple[StoredTensor, StoredTensor
 
 def _identities(store: Store) -> tuple[list[IdentityId], list[tuple[IdentityId, IdentityId]]]:
     """Every identity, in the order in which commits brought them; and which took the place of which, later first."""
+    forgotten = all_tombstones(store)  # nothing is to stand on what goes
     with store.catalog.read() as reader:
-        stored = sorted(IdentityId(record_id) for record_id, _ in reader.records("identity"))
+        stored = sorted(IdentityId(one) for one, _ in reader.records("identity") if one not in forgotten)
         commits = list(reader.commits([CommitId(record_id) for record_id, _ in reader.records("commit")]))
         composed = reader.compositions({row.composition for row in commits})
     of = {row.id: composed[row.composition].identity for row in commits if row.composition in composed}

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 
+from rblstore.objects.content_records import Behavior, Identity
 from rblstore.objects.ids import RecordId
 from rblstore.objects.record import Record
-from rblstore.objects.references import references
+from rblstore.objects.references import files_of, references
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.operations.fsck_needs import described
 
 _NEEDS: Final = 20
@@ -49,6 +51,24 @@ class RepairLoss:
 def records_of(record: Record) -> list[RecordId]:
     """The records that a record cannot do without."""
     return [cast("RecordId", target) for target, what in references(record) if what == "record"]  # typed by kind
+
+
+def forgotten_records(records: Mapping[RecordId, Record]) -> frozenset[RecordId]:
+    """The records whose contents nobody needs any more: what was removed on purpose, and files of nothing else.
+
+    Args:
+        records: Every record.
+    """
+    forgotten = {record.subject for record in records.values() if isinstance(record, Tombstone)}
+    found = {one for one in forgotten if isinstance(records.get(one), (Identity, Behavior))}
+    if not found:
+        return frozenset()
+    manifests: dict[RecordId, bool] = {}
+    for record_id, record in records.items():
+        for entry in files_of(record):
+            if entry.manifest is not None:
+                manifests[entry.manifest] = manifests.get(entry.manifest, True) and record_id in found
+    return frozenset(found | {one for one, alone in manifests.items() if alone})
 
 
 def losses(

@@ -28,7 +28,7 @@ from rblstore.operations.progress import Progress
 from rblstore.operations.repair_catalog import CatalogRemains, read_remains
 from rblstore.operations.repair_history import HistoryMender, HistoryPlan
 from rblstore.operations.repair_log import LogPlan, plan_log
-from rblstore.operations.repair_losses import RepairLoss, Restored, losses, records_of
+from rblstore.operations.repair_losses import RepairLoss, Restored, forgotten_records, losses, records_of
 from rblstore.operations.repair_sources import EMPTY, Found, PackSource, Source, empty_content, open_sources
 from rblstore.operations.repair_survey import Copy, Survey, pack_of_stranger, survey_packs
 from rblstore.storage.backend import ReadError
@@ -315,7 +315,10 @@ class _Planner:
         """Every content that some record needs, with its size where something says it; and bytes of elements."""
         sizes: dict[ContentId, int | None] = {}
         widths: dict[ContentId, int] = {}
-        for record in final.values():
+        passed_over = forgotten_records(final)  # nobody is asked for what was removed on purpose
+        for record_id, record in final.items():
+            if record_id in passed_over:
+                continue
             for target, what in references(record):
                 if what == "content":
                     sizes.setdefault(ContentId(target), self._survey.pile.size(ContentId(target)))

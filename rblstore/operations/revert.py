@@ -10,6 +10,7 @@ from rblstore.divergence.locality import check_threshold
 from rblstore.divergence.uncertainty import intervals_of
 from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance
 from rblstore.errors import ConflictError, NothingChangedError, RblError, UsageError
+from rblstore.forgotten import ForgottenError, gone_on_purpose, require_remembered, tombstones_of
 from rblstore.objects.content_records import Identity
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.history_records import Commit, Composition, Slot
@@ -330,6 +331,7 @@ def plan_revert(store: Store, request: RevertRequest) -> RevertPlan:
     target, reverted, default_message = _target(store, request, head, head_composition)
     if target == head_composition:
         raise NothingChangedError("nothing to revert: the commit changed nothing", object=reverted)
+    _refuse_forgotten(store, target, head_composition)
     view = view_identity(store, store.record(target.identity, Identity))
     check_members(view, members(store, target), members(store, head_composition), unloadable=True)
     message = check_message(default_message if request.message is None else request.message)
@@ -402,6 +404,22 @@ def record_revert(
     )
 
 
+def _refuse_forgotten(store: Store, target: Composition, head: Composition) -> None:
+    """Refuses to bring back what was removed on purpose since; what is there stays as it is.
+
+    Raises:
+        ForgottenError: It was.
+    """
+    there = {slot.behavior for slot in head.slots}
+    back = tuple(slot for slot in target.slots if slot.behavior not in there)
+    if target.identity != head.identity:
+        require_remembered(store, replace(target, slots=back))
+    else:
+        for slot in back:
+            for tombstone in tombstones_of(store, [slot.behavior]).values():
+                raise ForgottenError(tombstone, slot.name)
+
+
 def _check_digests(store: Store, target: Composition, progress: Progress | None) -> None:
     """Reads every stored byte of a composition, so that a revert never points at something damaged."""
     from rblstore.operations.checkout import plan
@@ -409,7 +427,9 @@ def _check_digests(store: Store, target: Composition, progress: Progress | None)
     from rblstore.operations.writing import source_parts
 
     parts = dict.fromkeys(part for file in plan(store, target) for part in source_parts(store, file.source))
-    contents = store.contents.stored(part for part in parts if not isinstance(part, bytes))
+    # What was removed on purpose and stays in the composition has no bytes to read.
+    gone = gone_on_purpose(store, (target.identity, *(slot.behavior for slot in target.slots)))
+    contents = store.contents.stored(part for part in parts if not isinstance(part, bytes) and part not in gone)
     meter = Meter(progress, sum(content.size for content in contents))
     for data in store.contents.read(contents):
         meter.add("checking digests", len(data))

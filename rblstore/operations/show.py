@@ -6,14 +6,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from rblstore.forgotten import tombstones_of
 from rblstore.objects.content_records import Behavior, Identity
 from rblstore.objects.evidence_records import Claim
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import RecordId, is_prefix
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.operations.claims import claims_about
 from rblstore.operations.log import VerificationSummary, ref_names, summary
 from rblstore.operations.result import Result
-from rblstore.operations.stored_models import adapter_config, view_identity
+from rblstore.operations.stored_models import kept_adapter_config, view_identity
 from rblstore.operations.study_list import StudyInfo, study_info
 from rblstore.operations.training_state import StateInfo, state_info
 from rblstore.operations.undo import operation_id
@@ -30,12 +32,13 @@ class BehaviorDetail:
         behavior: Its id.
         weight: The slot's weight.
         form: ``adapter`` or ``overlay``.
-        type: The adapter's PEFT type ("LORA"), or None.
+        type: The adapter's PEFT type ("LORA"), or None; None, too, where the adapter's content was removed on purpose.
         effects: How many tensors and files it acts on, by action.
         tensors: How many tensors, by action.
         files: How many files, by action.
         bytes: Size of its files.
         claims: What is said about it.
+        forgotten: The tombstone, where its content was removed on purpose; else None.
     """
 
     name: str | None
@@ -48,6 +51,7 @@ class BehaviorDetail:
     files: dict[str, int]
     bytes: int
     claims: tuple[Claim, ...]
+    forgotten: Tombstone | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class IdentityDetail:
         elements: Elements in all logical tensors.
         dtypes: Logical tensors by element type.
         claims: What is said about it.
+        forgotten: The tombstone, where its content was removed on purpose; else None.
     """
 
     identity: RecordId
@@ -71,6 +76,7 @@ class IdentityDetail:
     elements: int
     dtypes: dict[str, int]
     claims: tuple[Claim, ...]
+    forgotten: Tombstone | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,13 @@ def _identity_detail(store: Store, identity_id: RecordId) -> IdentityDetail:
         elements,
         dtypes,
         _claims(store, identity_id),
+        tombstones_of(store, [identity_id]).get(identity_id),
     )
+
+
+def _adapter_type(store: Store, behavior: Behavior) -> str | None:
+    config = kept_adapter_config(store, behavior) if behavior.form == "adapter" else None
+    return None if config is None else config.peft_type
 
 
 def _behavior_detail(store: Store, behavior_id: RecordId, name: str | None, weight: float) -> BehaviorDetail:
@@ -136,12 +148,13 @@ def _behavior_detail(store: Store, behavior_id: RecordId, name: str | None, weig
         behavior_id,
         weight,
         behavior.form,
-        adapter_config(store, behavior).peft_type if behavior.form == "adapter" else None,
+        _adapter_type(store, behavior),
         dict(Counter(effect.action for effect in behavior.effects)),
         dict(Counter(effect.action for effect in behavior.effects if effect.on == "tensor")),
         dict(Counter(effect.action for effect in behavior.effects if effect.on == "file")),
         sum(entry.size for entry in behavior.files),
         _claims(store, behavior_id),
+        tombstones_of(store, [behavior_id]).get(behavior_id),
     )
 
 

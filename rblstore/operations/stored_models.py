@@ -13,6 +13,7 @@ from rblstore.checkpoints.composition_rules import check_attachable
 from rblstore.checkpoints.safetensors_header import read_header
 from rblstore.checkpoints.stored_checkpoint import StoredCheckpoint
 from rblstore.errors import CorruptError
+from rblstore.forgotten import is_kept
 from rblstore.objects import limits
 from rblstore.objects.content_records import Behavior, FileEntry, FileManifest, Identity, StoredTensor
 from rblstore.objects.history_records import Composition, Slot
@@ -59,7 +60,9 @@ def read_checkpoint(store: Store, files: tuple[FileEntry, ...]) -> StoredCheckpo
     """
     manifests = {entry.path: store.record(entry.manifest, FileManifest) for entry in files if entry.manifest}
     index = file_named(files, INDEX)
-    index_bytes = None if index is None else store.content_bytes(index.sha256, limits.RECORD_BYTES)
+    # Which tensors there were is known without it: where it is gone on purpose, the weight files are all there are.
+    kept = index is not None and is_kept(store, index.sha256)
+    index_bytes = store.content_bytes(index.sha256, limits.RECORD_BYTES) if index is not None and kept else None
     return StoredCheckpoint(files, manifests, index_bytes)
 
 
@@ -129,6 +132,16 @@ def adapter_config(store: Store, behavior: Behavior) -> AdapterConfig:
     return parse_adapter_config(store.content_bytes(entry.sha256, limits.ADAPTER_CONFIG_BYTES))
 
 
+def kept_adapter_config(store: Store, behavior: Behavior) -> AdapterConfig | None:
+    """The same; None where it is gone because the adapter was removed on purpose.
+
+    Raises:
+        CorruptError: It is missing for another reason, or damaged.
+    """
+    entry = file_named(behavior.files, ADAPTER_CONFIG)
+    return None if entry is not None and not is_kept(store, entry.sha256) else adapter_config(store, behavior)
+
+
 @dataclass(frozen=True)
 class Member:
     """One behavior in a composition, with what decides whether it fits.
@@ -137,7 +150,7 @@ class Member:
         name: The slot's name.
         behavior: The record.
         weight: The slot's weight.
-        config: For adapters, the parsed configuration.
+        config: For adapters, the parsed configuration; None where it was removed on purpose.
     """
 
     name: str
@@ -162,7 +175,7 @@ def member(store: Store, slot: Slot) -> Member:
         CorruptError: A record is missing or damaged.
     """
     behavior = store.record(slot.behavior, Behavior)
-    config = adapter_config(store, behavior) if behavior.form == "adapter" else None
+    config = kept_adapter_config(store, behavior) if behavior.form == "adapter" else None
     return Member(slot.name, behavior, slot.weight, config)
 
 

@@ -35,6 +35,7 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 BESIDE = {
     "configuration": "repository",
     "contents": "repository",
+    "forgotten": "repository",
     "opening": "repository",
     "entry": "api",
     "maintenance": "api",

@@ -25,6 +25,8 @@ def fsck_lines(result: Any) -> Iterator[str]:
         if damage["hint"]:
             yield f"  hint: {damage['hint']}"
     counts = ", ".join(plural(result[what], what.removesuffix("s")) for what in _COUNTED)
+    if result["forgotten"]:
+        yield f"removed on purpose, and no damage: {plural(result['forgotten'], 'content')}"
     if result["ok"]:
         yield f"{click.style('whole', fg='green')}: {counts}"
         if not result["full"]:

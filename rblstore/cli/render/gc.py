@@ -12,8 +12,9 @@ _WHY = {
     "mostly_unreachable": "nothing reaches most of what is in it",
     "dead_records": "nothing reaches some records in it",
     "unlisted": "left by a command that did not come to its end",
+    "forgotten": "something in it was removed on purpose",
 }
-_COUNTED = ("commit", "identity", "behavior", "baseline", "verification", "training-state", "study")
+_COUNTED = ("commit", "identity", "behavior", "baseline", "verification", "training-state", "study", "signature", "tombstone")
 _MANY = {"identity": "identities"}
 _PACKS = 20
 
@@ -67,6 +68,9 @@ def _trash(result: Any, before: str = "; in the trash: ") -> str:
 def _staying(result: Any) -> Iterator[str]:
     if result["bytes_staying"]:
         yield f"reached by nothing, and staying: {size(result['bytes_staying'])} in packs that are young or needed"
+    if result["forgotten_staying"]:
+        count = plural(result["forgotten_staying"], "content")
+        yield f"removed on purpose, and staying until the grace of their packs is over: {count}"
 
 
 def _commits(commits: Any, count: int) -> Iterator[str]:

@@ -76,6 +76,7 @@ def behavior_lines(behaviors: Any) -> Iterator[str]:
         yield f"behavior {click.style(behavior['name'] or short(behavior['behavior']), bold=True)} {_id_of(behavior)}"
         yield f"  {kind}, {size(behavior['bytes'])}{weight}"
         yield f"  effects: {effects or 'none'}"
+        yield from _forgotten(behavior)
         yield from _claims(behavior["claims"])
 
 
@@ -88,7 +89,14 @@ def _identity_lines(identity: Any) -> Iterator[str]:
     yield f"identity {short(identity['identity'])}"
     yield f"  {plural(identity['files'], 'file')}, {size(identity['bytes'])}"
     yield f"  {plural(identity['tensors'], 'tensor')} ({dtypes}), {identity['elements']:,} elements"
+    yield from _forgotten(identity)
     yield from _claims(identity["claims"])
+
+
+def _forgotten(part: Any) -> Iterator[str]:
+    if part["forgotten"] is not None:
+        stone = part["forgotten"]
+        yield f"  removed on purpose by {stone['author']} at {stone['time']}: {stone['reason']}"
 
 
 def _claims(claims: Any) -> Iterator[str]:
