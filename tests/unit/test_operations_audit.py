@@ -1,0 +1,228 @@
+"""Audits of commits, checkouts and files; what a ref once held; licence effects."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_checkpoints as tiny
+
+import rblstore
+from rblstore.errors import InputError, NotFoundError, UsageError
+from rblstore.objects.history_records import Composition
+from rblstore.objects.ids import ProbeId, VerificationId
+from rblstore.operations.audit_history import _moment_asked, revision_at
+from rblstore.operations.audit_parts import components_of, parts_of
+from rblstore.operations.log import VerificationSummary
+from rblstore.provenance.engine import find
+from rblstore.provenance.parts import Subject
+from rblstore.provenance.rulebook import built_in
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+SOURCE = f"google/gemma@{REVISION}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """base (Gemma) <- polite (Apache, non-commercial data) <- brief (Gemma), and their directories."""
+    folder = tmp_path_factory.mktemp("audit")
+    base, polite, brief = folder / "base", folder / "polite", folder / "brief"
+    tiny.write_base(base)
+    (base / "tokenizer.json").write_text("{}")
+    tiny.write_adapter(polite)
+    tiny.write_adapter(brief, seed=3, parts=("v",))
+    with rblstore.init(folder / "store") as repo:
+        repo.commit("base", identity=base, license="gemma", source=SOURCE, author="Ada")
+        repo.commit(
+            "polite", behaviors={"polite": polite}, license="apache-2.0", source="run 1", author="Grace",
+            datasets=["org/talk@v1=cc-by-nc-4.0"],
+        )  # fmt: skip
+        repo.commit("brief", behaviors={"brief": brief}, license="gemma", source=f"org/brief@{REVISION}", author="Ada")
+        repo.create_branch("prod", "HEAD~1")
+    return folder
+
+
+@pytest.fixture
+def repo(made: Path, tmp_path: Path) -> Any:
+    """The repository, to be changed."""
+    shutil.copytree(made / "store", tmp_path / "store")
+    with rblstore.open(tmp_path / "store") as repo:
+        yield repo
+
+
+def rules(findings: Any, *levels: str) -> set[str]:
+    """Ids of the rules that found something, of some levels."""
+    return {one.rule for one in findings if not levels or one.level in levels}
+
+
+def test_a_commit_is_audited(repo: Any, made: Path) -> None:
+    result = repo.audit(use=["distribute"])
+    assert [(one.role, one.name, one.form) for one in result.components] == [
+        ("identity", "base", None), ("behavior", "polite", "adapter"), ("behavior", "brief", "adapter"),
+        ("tokenizer", "base", None), ("dataset", "org/talk", None),
+    ]  # fmt: skip
+    identity, polite, _, tokenizer, data = result.components
+    assert {file.path: file.sha256 for file in identity.files} == tiny.digests(made / "base")
+    assert [file.path for file in tokenizer.files] == ["tokenizer.json"]
+    assert polite.said.datasets[0].licenses == data.said.declared == ("CC-BY-NC-4.0",)
+    assert data.of == ("behavior polite",)
+    assert {"gemma.notice", "gemma.terms-passed-on", "gemma.restrictions-passed-on", "gemma.use-policy"} <= rules(
+        result.findings, "obligation"
+    )
+    assert rules(result.findings, "conflict") == {"noncommercial.data", "gemma.relicensed"}
+    assert {one.trigger for one in result.findings} == {("distribute",)}
+    assert rules(result.at_least("conflict")) == {"noncommercial.data", "gemma.relicensed"}
+    assert [one.name for one in result.rules] == ["rblstore"]
+    assert "gemma.notice" not in rules(repo.audit(use=["use"]).findings)
+
+
+def test_the_policy_on_data_is_never_silent(repo: Any) -> None:
+    result = repo.audit(data_reaches_weights=False)
+    assert "noncommercial.data" not in rules(result.findings)
+    (note,) = [one for one in result.findings if one.rule == "gap.data-policy-off"]
+    assert (note.level, note.subject, note.license) == ("note", "dataset org/talk", "CC-BY-NC-4.0")
+    assert not result.data_reaches_weights
+
+
+def test_a_revert_removes_the_conflicts(repo: Any) -> None:
+    repo.revert(behavior="polite", verify=False)
+    assert rules(repo.audit().findings, "conflict") == set()
+    effect = repo.license_effect()
+    assert rules(effect.removed, "conflict") == {"noncommercial.data", "gemma.relicensed"}
+    assert effect.added == ()
+    back = repo.license_effect("HEAD", "HEAD^")
+    assert (back.added, back.removed) == (effect.removed, effect.added)
+    assert rules(repo.license_effect(None, "HEAD").added) >= {"gemma.notice"}
+
+
+def test_statements_made_later_count(repo: Any) -> None:
+    repo.state("polite", license="apache-2.0 AND LicenseRef-scancode-gemma-tou-2024-04-01")
+    assert rules(repo.audit().findings, "conflict") == {"noncommercial.data"}
+    repo.state("polite", concluded="cc-by-nc-4.0")
+    assert rules(repo.audit().findings, "conflict") == set()
+    repo.state("identity", source="somebody/else")
+    assert "gap.without-revision" in rules(repo.audit().findings)
+
+
+def test_an_adapter_for_another_base_is_a_conflict(repo: Any, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "polite", tmp_path / "other")
+    tiny.write_adapter(tmp_path / "other", seed=9)
+    (tmp_path / "other" / "README.md").write_text("---\nbase_model: org/another\nlicense: gemma\n---\n")
+    repo.commit("other", behaviors={"other": tmp_path / "other"}, rebind=True)
+    (finding,) = [one for one in repo.audit().findings if one.rule == "gap.base-mismatch"]
+    assert finding.subject == "behavior other"
+    assert "org/another, not google/gemma" in finding.message
+
+
+def test_a_checkout_is_its_commit_and_what_was_changed_in_it(repo: Any, tmp_path: Path) -> None:
+    repo.checkout("HEAD~1", tmp_path / "out")
+    result = repo.audit_path(tmp_path / "out")
+    assert (result.commit, result.path) == (repo.resolve("HEAD~1"), str(tmp_path / "out"))
+    assert rules(result.findings) == rules(repo.audit("HEAD~1").findings)
+    (tmp_path / "out" / "config.json").write_text("{}")
+    (tmp_path / "out" / "more.txt").write_text("")
+    changed = [one for one in repo.audit_path(tmp_path / "out").findings if one.rule == "gap.files-differ"]
+    assert [one.message.rpartition(": ")[2] for one in changed] == ["config.json changed", "more.txt added"]
+    assert {one.level for one in changed} == {"conflict"}
+
+
+def test_a_merged_checkout_is_audited_as_merged(repo: Any, tmp_path: Path) -> None:
+    repo.checkout("HEAD~1", tmp_path / "out", form="merged")
+    assert repo.audit_path(tmp_path / "out").merged
+
+
+def test_loose_files_are_known_by_digest(repo: Any, made: Path, tmp_path: Path) -> None:
+    shutil.copy(made / "polite" / "adapter_model.safetensors", tmp_path / "renamed.bin")
+    result = repo.audit_path(tmp_path / "renamed.bin")
+    assert (result.commit, [part.label for part in result.components]) == (
+        None, ["behavior polite", "dataset org/talk"],
+    )  # fmt: skip
+    (file,) = result.files
+    assert (file.parts, file.commits) == (("behavior polite",), (repo.resolve("HEAD"), repo.resolve("HEAD~1")))
+    assert rules(result.findings, "conflict") == {"noncommercial.data"}
+    (tmp_path / "strange").mkdir()
+    (tmp_path / "strange" / "model.safetensors").write_bytes(b"x")
+    unknown = repo.audit_path(tmp_path / "strange")
+    assert [(one.rule, one.level) for one in unknown.findings] == [("gap.unknown-file", "gap")]
+    assert "rbl identify" in unknown.findings[0].obligation
+    assert repo.audit_path(made / "base").files[0].parts == ("identity base",)
+    with pytest.raises(InputError):
+        repo.audit_path(tmp_path / "nothing")
+
+
+def test_a_verification_vouches_for_the_behaviors(repo: Any) -> None:
+    before = repo.audit()
+    unverified = {one.subject for one in before.findings if one.rule == "gap.unverified"}
+    assert unverified == {"behavior polite", "behavior brief"}
+    evidence = VerificationId("0" * 64)
+    composition = repo._store.record(before.composition, Composition)
+    for verdict in ("exact", "diverged"):
+        verified = [VerificationSummary(evidence, verdict, verdict == "exact", None, 0.0, 0.0, ProbeId("1" * 64))]
+        components = components_of(repo._store, composition, verified)
+        assert [one.verifications for one in components if one.role == "behavior"] == [(evidence,)] * 2
+        found = rules(find(Subject(parts_of(components, verified), ("use",)), built_in().rules))
+        assert "gap.unverified" not in found
+        assert ("gap.diverged" in found) is (verdict == "diverged")
+
+
+class TestHistory:
+    def test_what_a_ref_stood_for_then(self, repo: Any) -> None:
+        operations = repo.operations()[::-1]
+        polite = next(one for one in operations if one.description == "commit: polite")
+        commit, operation, _ = revision_at(repo._store, "main", polite.time)
+        latest = [one for one in operations if one.time <= polite.time][-1]
+        assert operation == latest.id
+        assert commit == repo.resolve(f"main@{{{latest.id}}}")
+        result = repo.audit("main~1", at="9999-12-30")
+        assert (result.commit, result.operation) == (repo.resolve("main~1"), operations[-1].id)
+        assert result.at == "9999-12-30T23:59:59.999999Z"
+        with pytest.raises(NotFoundError, match="no operation is as old"):
+            repo.audit(at="1999-01-01")
+        with pytest.raises(NotFoundError):
+            repo.audit("nobody", at="9999-12-30")
+
+    @pytest.mark.parametrize("at", ["yesterday", "2026-13-01", "2026-03-01 12:00", "", "2026-03-01T25:00:00Z"])
+    def test_a_time_is_a_date_or_a_time(self, at: str) -> None:
+        with pytest.raises(UsageError, match="neither a date nor a time"):
+            _moment_asked(at)
+
+    def test_a_date_is_its_end(self) -> None:
+        assert _moment_asked("2026-03-01") < _moment_asked("2026-03-02T00:00:00Z")
+        assert _moment_asked("2026-03-01") > _moment_asked("2026-03-01T23:59:59.5Z")
+        assert _moment_asked("2026-03-01T12:00:00+02:00") == _moment_asked("2026-03-01T10:00:00Z")
+
+    def test_when_parts_entered_and_left(self, repo: Any) -> None:
+        repo.revert(behavior="polite", verify=False, author="Edsger")
+        repo.undo(author="Barbara")
+        history = repo.audit_history()
+        assert history.ref == "refs/heads/main"
+        stays = [(one.name, one.entered.author, one.left and one.left.author) for one in history.components]
+        assert stays == [
+            ("", "Ada", None), ("polite", "Grace", "Edsger"), ("brief", "Ada", None), ("polite", "Barbara", None),
+        ]  # fmt: skip
+        assert history.components[1].left.description == "revert: Revert behavior 'polite'"
+        assert [one.name for one in repo.audit_history("prod").components] == ["", "polite"]
+        repo.delete_branch("prod")
+        assert all(one.left is not None for one in repo.audit_history("prod").components)
+        with pytest.raises(NotFoundError, match="is or was called"):
+            repo.audit_history("nobody")
+
+
+@pytest.mark.parametrize("use", [[], ["sell"], "use"])
+def test_a_use_that_there_is_not(repo: Any, use: Any) -> None:
+    with pytest.raises(UsageError):
+        repo.audit(use=use)
+
+
+def test_rules_are_read_before_anything_else(repo: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("schema = 9")
+    with pytest.raises(UsageError, match=r"own\.toml"):
+        repo.audit("nobody", rules=[tmp_path / "own.toml"])
+    with pytest.raises(InputError, match="could not be read"):
+        repo.audit(rules=[tmp_path / "none.toml"])
+    with pytest.raises(UsageError, match="list of files"):
+        repo.audit(rules=str(tmp_path / "own.toml"))
+    with pytest.raises(UsageError, match="levels"):
+        repo.audit().at_least("fatal")
