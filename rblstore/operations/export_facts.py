@@ -15,6 +15,7 @@ from rblstore.objects.evidence_records import Statement, Verification
 from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.ids import CommitId, RecordId
 from rblstore.objects.study_records import Study
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.operations.audit import audit
 from rblstore.operations.claims import claims_about
 from rblstore.operations.stored_models import CONFIG, adapter_config, file_named, read_checkpoint
@@ -72,6 +73,7 @@ def document_facts(store: Store, revision: str, *, version: str) -> DocumentFact
     metrics += [metric for one in sorted(studied) for metric in _of_study(one, store.record(one, Study), commit)]
     times = [store.record(one, Statement).time for one in statements]
     times += [record.time, *(fact.record.time for fact in verifications), *(metric.time for metric in metrics)]
+    times += [part.tombstone.time for part in parts if part.tombstone is not None]
     audited = audit(store, str(commit))
     return DocumentFacts(
         version,
@@ -98,7 +100,8 @@ def identity_part(store: Store, identity_id: RecordId) -> PartFact:
     """
     identity = store.record(identity_id, Identity)
     (known, notes), parameters, config = _said(store, identity_id), None, {}
-    if not _is_forgotten(store, identity_id):
+    tombstone = _tombstone(store, identity_id)
+    if tombstone is None:
         checkpoint = read_checkpoint(store, identity.files)
         parameters = sum(math.prod(tensor.shape) for tensor in checkpoint.tensors.values())
         config = _config(store, identity.files)
@@ -116,6 +119,7 @@ def identity_part(store: Store, identity_id: RecordId) -> PartFact:
         _word(config.get("model_type")),
         tuple(filter(None, map(_word, classes))) if isinstance(classes, list) else (),
         notes,
+        tombstone,
     )
 
 
@@ -126,10 +130,11 @@ def slot_part(store: Store, slot: Slot) -> PartFact:
         CorruptError: A record, or its config, is missing or damaged.
     """
     behavior, kind = store.record(slot.behavior, Behavior), None
+    tombstone = _tombstone(store, slot.behavior)
     if behavior.form == "adapter":
         manifests = [store.record(entry.manifest, FileManifest) for entry in behavior.files if entry.manifest]
         shapes = [entry.tensor.shape for manifest in manifests for entry in manifest.tensors]
-        if not _is_forgotten(store, slot.behavior):
+        if tombstone is None:
             kind = adapter_config(store, behavior).peft_type
     else:
         values = [effect.value for effect in behavior.effects if effect.on == "tensor"]
@@ -146,6 +151,7 @@ def slot_part(store: Store, slot: Slot) -> PartFact:
         known,
         sum(map(math.prod, shapes)),
         notes=notes,
+        tombstone=tombstone,
     )
 
 
@@ -155,10 +161,11 @@ def _said(store: Store, subject: RecordId) -> tuple[Said, dict[str, str]]:
     return said([claim for found in claims.values() for claim in found]), dict(sorted(notes.items()))
 
 
-def _is_forgotten(store: Store, subject: RecordId) -> bool:
-    """Whether its content was let go on purpose: then what only its content says is not known, and no damage."""
+def _tombstone(store: Store, subject: RecordId) -> Tombstone | None:
+    """What says that its content was let go on purpose: what only that says is then not known, and no damage."""
     with store.catalog.read() as reader:
-        return bool(list(reader.evidence(subject, "tombstone")))
+        found = list(reader.evidence(subject, Tombstone.KIND))
+    return store.record(found[0], Tombstone) if found else None
 
 
 def _files(entries: Iterable[FileEntry]) -> tuple[FileFact, ...]:

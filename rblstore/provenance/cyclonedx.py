@@ -121,6 +121,7 @@ def _part(part: PartFact, ancestor: PartFact | None) -> Component:
         "relation": [known.relation] if known.relation else [],
         "license-text": [f"{text.path} sha256:{text.sha256} {text.expression}" for text in known.texts],
         "problem": known.problems,
+        "removed": [part.removed] if part.removed else [],
         **{f"training:{key}": [value] for key, value in known.training.items()},
     }
     pedigree = None

@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.ids import CommitId, CompositionId, RecordId
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.provenance.findings import Finding
 from rblstore.provenance.hub_licenses import NOASSERTION
 from rblstore.provenance.said import Said
@@ -58,6 +59,7 @@ class PartFact:
         model_type: What the identity's config says it is (``gemma3_text``), or None.
         architectures: The classes that the config names.
         notes: What else people state, by key without ``meta.``: ``modality``, ``intended_use``, ...
+        tombstone: What says that its content was removed on purpose, or None.
     """
 
     role: str
@@ -72,6 +74,13 @@ class PartFact:
     model_type: str | None = None
     architectures: tuple[str, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
+    tombstone: Tombstone | None = None
+
+    @property
+    def removed(self) -> str | None:
+        """By whom its content was removed, when and why; None where it was not."""
+        found = self.tombstone
+        return None if found is None else f"content removed by {found.author} at {found.time}: {found.reason}"
 
     @property
     def label(self) -> str:
@@ -188,6 +197,7 @@ class DocumentFacts:
             *(fact.evidence for fact in self.metrics),
         ]
         found = [" ".join(one.key) for one in self.findings]
+        found += [part.removed for part in self.parts if part.removed]
         rules = [f"{name} {version}" for name, version in self.rules]
         text = "\n".join([form, self.version, self.commit, *sorted({*map(str, evidence)}), *found, *rules])
         return uuid5(NAMESPACE_URL, f"{PROJECT}/export/{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()}")

@@ -160,6 +160,10 @@ def _body(facts: DocumentFacts) -> Iterator[str]:
     header = ("part", "is", "weight", "parameters", "declared licence", "concluded licence", "source", "id")
     yield from table(header, (_part_row(part) for part in facts.parts))
     yield ""
+    for part in facts.parts:
+        if part.removed:
+            yield f"**{plain(part.label, 120)}** cannot be composed any more: {plain(part.removed)}"
+            yield ""
     yield "## Training data"
     yield ""
     data = [(part, one) for part in facts.parts for one in part.said.datasets]

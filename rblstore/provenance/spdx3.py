@@ -246,6 +246,8 @@ def _remarks(part: PartFact, sources: Sequence[str]) -> list[str]:
     found = [f"rblstore {part.role} {part.id}"]
     if part.parameters is not None:
         found.append(f"{part.parameters} parameters")
+    if part.removed:
+        found.append(part.removed)
     found += [f"source: {source}" for source in sources]
     if part.said.source_revision:
         found.append(f"source revision: {part.said.source_revision}")

@@ -16,6 +16,7 @@ from export_story import HOSTILE, Told
 
 import rblstore
 from rblstore.errors import NotFoundError, UsageError
+from rblstore.objects.tombstone_records import Tombstone
 from rblstore.operations.export import FORMATS
 from rblstore.provenance.document_facts import hub_id, is_url, latest, whole_second
 from rblstore.provenance.libraries import MissingLibraryError
@@ -372,6 +373,33 @@ def test_without_evidence_or_statements_everything_is_said_to_be_unknown(
     assert "model-index" not in card(other).data.to_dict()
 
 
+def test_what_was_removed_on_purpose_is_still_written_about(
+    other: Told, valid_cyclonedx: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = other.repo.export("HEAD", "cyclonedx")
+    reason = "its data must go"
+    other.add(*(Tombstone(other.parts[name], reason, "Ada", "2031-01-01T00:00:00Z") for name in ("identity", "polite")))
+
+    files = {file.sha256 for part in other.repo.audit("HEAD").components for file in part.files}
+    real = type(other.store).content_bytes
+
+    def gone(store: Any, content: str, *limits: Any, **options: Any) -> bytes:
+        assert content not in files, "content is read that may be gone"
+        return real(store, content, *limits, **options)
+
+    monkeypatch.setattr(type(other.store), "content_bytes", gone)
+    after = other.repo.export("HEAD", "cyclonedx")
+    document = valid_cyclonedx(after.data.decode())
+    assert document["serialNumber"] != before.document["serialNumber"]
+    assert document["metadata"]["timestamp"].startswith("2031")
+    removed = {one["bom-ref"]: properties(one).get("removed") for one in document["components"]}
+    said = [f"content removed by Ada at 2031-01-01T00:00:00Z: {reason}"]
+    assert removed == {"identity": said, "behavior/polite": said, "behavior/tuned": None}
+    spdx(export(other, "spdx3"))
+    assert reason in export(other, "model-card")
+    assert "Number of parameters: base" in " ".join(export(other, "annex-xi")["gaps"])
+
+
 def test_what_others_wrote_stays_text(other: Told, valid_cyclonedx: Callable[[str], Any]) -> None:
     for part in other.parts:
         other.say(
@@ -386,7 +414,7 @@ def test_what_others_wrote_stays_text(other: Told, valid_cyclonedx: Callable[[st
     found = card(other)
     assert "license" not in found.data.to_dict() or found.data.license == "other"
     for text in (found.text, other.repo.export("HEAD", "annex-xi").data.decode()):
-        assert "<script>" not in text
+        assert "<script" not in text
         assert "](" not in text.replace("\\](", "").replace("\\]\\(", "")
         assert "\u202e" not in text
         assert not re.search(r"^---", text, re.MULTILINE)
