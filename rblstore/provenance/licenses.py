@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -53,7 +54,7 @@ def normalise(text: str) -> str:
     if plain.upper() == NOASSERTION:
         return NOASSERTION
     known = HUB_LICENSES.get(plain.lower())
-    return known or _render(_parsed(plain), outer=True)
+    return known or _text(_in_form(_parsed(plain)))
 
 
 def named(name: str) -> str:
@@ -172,34 +173,56 @@ def _parsed(text: str) -> Any:
     try:
         tree = _licensing().parse(text, strict=True)
         unknown = [key for key in _licensing().unknown_license_keys(tree) if not _LICENSE_REF.fullmatch(key)]
-    except (ExpressionError, RecursionError, TypeError, ValueError, AttributeError, IndexError) as error:
-        # The library answers some malformed text with errors that it does not declare.
+        _leaves(tree)
+    except (
+        ExpressionError,
+        AssertionError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+    ) as error:
+        # The library answers some malformed text with errors that it does not declare, or a tree of no licences.
         raise LicenseError(f"{shown!r} is not a licence expression", object=shown) from error
     if tree is None or unknown:
         raise LicenseError(f"{(unknown or [shown])[0][:80]!r} is not a licence that is known", object=shown)
     return tree
 
 
-def _render(tree: Any, *, outer: bool) -> str:
+@dataclass(frozen=True)
+class _Several:
+    """Licences that hold together, or of which one may be chosen; those of the same operator below are taken in."""
+
+    operator: str
+    parts: tuple[str, ...]
+
+
+def _in_form(tree: Any) -> str | _Several:
     operator = _operator(tree)
     if operator is None:
         return " WITH ".join(_leaf(tree))
-    parts = sorted({_render(one, outer=False) for one in _operands(tree)}, key=lambda part: (part.lower(), part))
-    whole = f" {operator} ".join(parts)
-    return whole if outer or len(parts) == 1 else f"({whole})"
+    parts: set[str] = set()
+    below: list[str | _Several] = [_in_form(one) for one in tree.args]
+    if len(set(below)) == 1:
+        return below[0]
+    for one in below:
+        if isinstance(one, str):
+            parts.add(one)
+        elif one.operator == operator:
+            parts.update(one.parts)
+        else:
+            parts.add(f"({_text(one)})")
+    return _Several(operator, tuple(sorted(parts, key=lambda part: (part.lower(), part))))
+
+
+def _text(found: str | _Several) -> str:
+    return found if isinstance(found, str) else f" {found.operator} ".join(found.parts)
 
 
 def _operator(tree: Any) -> str | None:
     """``AND`` or ``OR``, or None for one licence."""
     return str(tree.operator).strip() if getattr(tree, "args", ()) else None
-
-
-def _operands(tree: Any) -> list[Any]:
-    """With those of the same operator below taken in: ``A OR (B OR C)`` has three."""
-    found: list[Any] = []
-    for one in tree.args:
-        found += _operands(one) if _operator(one) == _operator(tree) else [one]
-    return found
 
 
 def _leaf(tree: Any) -> list[str]:
