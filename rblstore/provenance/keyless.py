@@ -24,7 +24,7 @@ class KeylessUnavailableError(RblError):
 class NoIdentityError(UsageError):
     """Nothing says who signs."""
 
-    code: ClassVar[str] = "no_identity"
+    code: ClassVar[str] = "no_identity_token"
 
 
 @contextmanager

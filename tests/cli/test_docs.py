@@ -120,6 +120,7 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.doctor import DoctorResult
     from rblstore.operations.du import CommitUsage, RepositoryUsage
     from rblstore.operations.export import ExportResult
+    from rblstore.operations.forget import ForgetResult
     from rblstore.operations.fsck import FsckResult
     from rblstore.operations.gc import GcResult
     from rblstore.operations.gc_restore import RestoreResult
@@ -132,12 +133,14 @@ def _documents() -> list[tuple[str, Any]]:
     from rblstore.operations.report_facts import ReportResult
     from rblstore.operations.revert import RevertResult
     from rblstore.operations.show import ShowResult
+    from rblstore.operations.sign import SignResult
     from rblstore.operations.state import StatementsResult
     from rblstore.operations.status import CheckoutStatus, RepositoryStatus
     from rblstore.operations.switch import BranchInfo
     from rblstore.operations.tag import TagInfo
     from rblstore.operations.training_state import StateInfo
     from rblstore.operations.undo import OperationInfo, UndoResult
+    from rblstore.operations.verify_signature import SignatureCheck
 
     return [
         ("audit", AuditResult),
@@ -152,6 +155,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("du", RepositoryUsage),
         ("du REV", CommitUsage),
         ("export", ExportResult),
+        ("forget", ForgetResult),
         ("fsck", FsckResult),
         ("gc", GcResult),
         ("gc --restore", RestoreResult),
@@ -164,6 +168,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("report", ReportResult),
         ("revert", RevertResult),
         ("show", ShowResult),
+        ("sign", SignResult),
         ("training list", StateInfo),
         ("state", StatementsResult),
         ("status", RepositoryStatus),
@@ -171,6 +176,7 @@ def _documents() -> list[tuple[str, Any]]:
         ("switch", BranchInfo),
         ("tag", TagInfo),
         ("undo", UndoResult),
+        ("verify-signature", SignatureCheck),
     ]
 
 
