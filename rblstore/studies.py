@@ -61,6 +61,7 @@ class Studies:
         probe: str | None = None,
         *,
         training: str | None = None,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
         **options: Unpack[MechanismOptions],
@@ -73,6 +74,7 @@ class Studies:
                 adapter a LoRA is made on the spot, in memory alone.
             probe: The probe's name; None for the default one.
             training: The probe whose prompts are trained and distilled on; None for the one that is measured.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
             options: What is done, by name (:class:`rblstore.operations.study_mechanisms.MechanismOptions`): ``alpha``,
@@ -91,6 +93,7 @@ class Studies:
             behaviors,
             probe,
             training=training,
+            dtype=dtype,
             author=self.author(author),
             progress=progress,
             **options,
@@ -102,6 +105,7 @@ class Studies:
         probes: Sequence[str] | None = None,
         *,
         training: Sequence[str] | None = None,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
         **options: Unpack[MechanismOptions],
@@ -112,6 +116,7 @@ class Studies:
             revisions: One commit an identity; their behaviors are left out.
             probes: One for all of them, or one each in their order; None for the default one.
             training: Likewise, whose prompts are trained on; None for those that are measured.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
             options: As for :meth:`study_mechanisms`, without the mechanism ``overlay``.
@@ -128,6 +133,7 @@ class Studies:
             revisions,
             probes,
             training=training,
+            dtype=dtype,
             author=self.author(author),
             progress=progress,
             **options,
@@ -140,6 +146,7 @@ class Studies:
         epsilons: Sequence[float] | None = None,
         probe: str | None = None,
         *,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> StudyResult:
@@ -150,6 +157,7 @@ class Studies:
             behavior: Which of its behaviors; None for the only one.
             epsilons: Fractions from 0 to 1; None for 0, .001, .01, .05, .2, .4, .6, .8 and 1.
             probe: The probe's name; None for the default one.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
 
@@ -162,7 +170,9 @@ class Studies:
 
         chosen = EPSILONS if epsilons is None else tuple(epsilons)
         who = self.author(author)
-        return study_elimination(self._store, revision, behavior, chosen, probe, author=who, progress=progress)
+        return study_elimination(
+            self._store, revision, behavior, chosen, probe, dtype=dtype, author=who, progress=progress
+        )
 
     def study_mutation(
         self,
@@ -171,6 +181,7 @@ class Studies:
         probe: str | None = None,
         *,
         seeds: int = 3,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> StudyResult:
@@ -181,6 +192,7 @@ class Studies:
             alphas: Standard deviations above 0; None for .001, .01 and .05.
             probe: The probe's name; None for the default one.
             seeds: How many, from 0 on.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
 
@@ -192,7 +204,9 @@ class Studies:
 
         chosen = ALPHAS if alphas is None else tuple(alphas)
         who = self.author(author)
-        return study_mutation(self._store, revision, chosen, probe, seeds=seeds, author=who, progress=progress)
+        return study_mutation(
+            self._store, revision, chosen, probe, seeds=seeds, dtype=dtype, author=who, progress=progress
+        )
 
     def study_svar(
         self,
@@ -203,6 +217,7 @@ class Studies:
         *,
         form: str = "adapters",
         seeds: int = 3,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> StudyResult:
@@ -216,6 +231,7 @@ class Studies:
             probe: The probe's name; None for the default one.
             form: ``adapters`` to perturb the behavior held apart, ``merged`` the weights that it is written into.
             seeds: How often what is random is repeated.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
 
@@ -233,6 +249,7 @@ class Studies:
             probe,
             form=form,
             seeds=seeds,
+            dtype=dtype,
             author=self.author(author),
             progress=progress,
         )
@@ -243,6 +260,7 @@ class Studies:
         runs: int = 5,
         probe: str | None = None,
         *,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> StudyResult:
@@ -252,6 +270,7 @@ class Studies:
             revision: Which commit; its behaviors are left out.
             runs: How many.
             probe: The probe's name; None for the default one.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
 
@@ -261,7 +280,9 @@ class Studies:
         """
         from rblstore.operations.study_entropy import study_entropy
 
-        return study_entropy(self._store, revision, runs, probe, author=self.author(author), progress=progress)
+        return study_entropy(
+            self._store, revision, runs, probe, dtype=dtype, author=self.author(author), progress=progress
+        )
 
     def study_interference(
         self,
@@ -270,6 +291,7 @@ class Studies:
         probe: str | None = None,
         *,
         subspaces: bool = True,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> StudyResult:
@@ -280,6 +302,7 @@ class Studies:
             behaviors: Which of its behaviors, at least two; None for all.
             probe: The probe's name; None for the default one.
             subspaces: Whether to compare the directions in which they change each tensor, too.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
 
@@ -291,7 +314,7 @@ class Studies:
 
         who = self.author(author)
         return study_interference(
-            self._store, revision, behaviors, probe, subspaces=subspaces, author=who, progress=progress
+            self._store, revision, behaviors, probe, subspaces=subspaces, dtype=dtype, author=who, progress=progress
         )
 
     def study_attribution(
@@ -299,6 +322,7 @@ class Studies:
         revision: str = "HEAD",
         probe: str | None = None,
         *,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> StudyResult:
@@ -307,6 +331,7 @@ class Studies:
         Args:
             revision: Which commit; it needs at least two behaviors.
             probe: The probe's name; None for the default one.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
 
@@ -316,7 +341,9 @@ class Studies:
         """
         from rblstore.operations.study_attribution import study_attribution
 
-        return study_attribution(self._store, revision, probe, author=self.author(author), progress=progress)
+        return study_attribution(
+            self._store, revision, probe, dtype=dtype, author=self.author(author), progress=progress
+        )
 
     def study_shift(
         self,
@@ -327,6 +354,7 @@ class Studies:
         probe: str | None = None,
         allow_shared: bool = False,
         tolerance: float = 1e-6,
+        dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
     ) -> StudyResult:
@@ -339,6 +367,7 @@ class Studies:
             probe: The probe's name; None for the default one.
             allow_shared: Whether the two probes may have prompts in common.
             tolerance: ILS (nats) above which a prompt is flagged.
+            dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
 
@@ -356,6 +385,7 @@ class Studies:
             probe=probe,
             allow_shared=allow_shared,
             tolerance=tolerance,
+            dtype=dtype,
             author=self.author(author),
             progress=progress,
         )

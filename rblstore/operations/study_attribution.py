@@ -26,6 +26,7 @@ def study_attribution(
     revision: str = "HEAD",
     probe: str | None = None,
     *,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -35,6 +36,7 @@ def study_attribution(
         store: The repository.
         revision: Which commit; its composition needs at least two behaviors, and has to be one that peft can attach.
         probe: The probe's name; None for the default one.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
 
@@ -48,7 +50,7 @@ def study_attribution(
     names = chosen_behaviors(composition, None, 2)
     parts = Parts(store, composition)
     named = require_probe(store, probe)
-    with StudyModel(store, commit, named, author=author, progress=progress) as model:
+    with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
         run = StudyRun(
             store,
             "attribution",
@@ -56,6 +58,7 @@ def study_attribution(
             (named[1],),
             {"behaviors": list(names)},
             model.environment,
+            dtype=dtype,
             author=author,
             progress=progress,
             total=2 * len(names) + 2,

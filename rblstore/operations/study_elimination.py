@@ -44,6 +44,7 @@ def study_elimination(
     epsilons: Sequence[float] = EPSILONS,
     probe: str | None = None,
     *,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -55,6 +56,7 @@ def study_elimination(
         behavior: Which of its behaviors; None for the only one.
         epsilons: Fractions, from 0 to 1; 0, the adapted model, is always measured, since RF needs it.
         probe: The probe's name; None for the default one.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
 
@@ -78,7 +80,7 @@ def study_elimination(
     Compositions(store).checked(without, composition)
     form = _check_eliminable(store, slot)
     named = require_probe(store, probe)
-    with StudyModel(store, commit, named, author=author, progress=progress) as model:
+    with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
         reference = model.reference(without)
         run = StudyRun(
             store,
@@ -87,6 +89,7 @@ def study_elimination(
             (named[1],),
             {"behavior": slot.name, "epsilons": list(fractions), "form": form},
             model.environment,
+            dtype=dtype,
             author=author,
             progress=progress,
             total=len(fractions),

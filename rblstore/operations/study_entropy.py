@@ -34,6 +34,7 @@ def study_entropy(
     runs: int = RUNS,
     probe: str | None = None,
     *,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -47,6 +48,7 @@ def study_entropy(
         revision: Which commit; its behaviors are left out.
         runs: How many, from 1.
         probe: The probe's name; None for the default one.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
 
@@ -62,7 +64,7 @@ def study_entropy(
     composition = store.record(store.record(commit, Commit).composition, Composition)
     named = require_probe(store, probe)
     base = Composition(composition.identity)
-    with StudyModel(store, commit, named, author=author, progress=progress) as model:
+    with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
         model.become(base)
         reference = model.reference(base)
         if reference.output != "logits":
@@ -76,6 +78,7 @@ def study_entropy(
             (named[1],),
             {"runs": float(runs)},
             model.environment,
+            dtype=dtype,
             author=author,
             progress=progress,
             total=runs,

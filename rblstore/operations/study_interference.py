@@ -80,6 +80,7 @@ def study_interference(
     probe: str | None = None,
     *,
     subspaces: bool = True,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -91,6 +92,7 @@ def study_interference(
         behaviors: Which of its behaviors, at least two; None for all.
         probe: The probe's name; None for the default one.
         subspaces: Whether to compare the directions in which they change each tensor, too.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
 
@@ -107,7 +109,7 @@ def study_interference(
     named = require_probe(store, probe)
     deltas = [one for one in behavior_deltas(store, composition) if one.name in names] if subspaces else []
     pairs = list(_pairs(parts, names))
-    with StudyModel(store, commit, named, author=author, progress=progress) as model:
+    with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
         run = StudyRun(
             store,
             "interference",
@@ -115,6 +117,7 @@ def study_interference(
             (named[1],),
             {"behaviors": list(names), "subspaces": subspaces},
             model.environment,
+            dtype=dtype,
             author=author,
             progress=progress,
             total=len(names) + 5 * len(pairs) // 2 + count_subspace_points(deltas),

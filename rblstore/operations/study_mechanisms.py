@@ -136,6 +136,7 @@ def study_mechanisms(
     probe: str | None = None,
     *,
     training: str | None = None,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
     **options: Unpack[MechanismOptions],
@@ -148,6 +149,7 @@ def study_mechanisms(
         behaviors: Of its behaviors, which take part; None for all that stand on the identity alone.
         probe: Under what everything is measured; None for the default probe.
         training: The probe whose prompts are trained on; None for the one that is measured.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
         options: What is done: :class:`MechanismOptions`.
@@ -176,7 +178,7 @@ def study_mechanisms(
             object=revision,
             hint="Ask for other mechanisms too.",
         )
-    with StudyModel(store, commit, measured, author=author, progress=progress) as model:
+    with StudyModel(store, commit, measured, dtype=dtype, author=author, progress=progress) as model:
         base = Composition(composition.identity, ())
         model.become(base)
         run = StudyRun(
@@ -190,6 +192,7 @@ def study_mechanisms(
                 "training": trained[0],
             },
             model.environment,
+            dtype=dtype,
             author=author,
             progress=progress,
             total=total,

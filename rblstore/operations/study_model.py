@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from typing_extensions import Self
 
+from rblstore.errors import UsageError
 from rblstore.objects.evidence_records import Baseline, Probe
 from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.ids import CommitId, CompositionId, ProbeId
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, "float | None"]
 
+DTYPES: Final = ("float32", "float64", "bfloat16", "float16")
+"""Element types that a study may load a model in, whatever is stored."""
+
 
 class StudyModel:
     """One model in memory, and a probe. A context manager: the model is loaded on entering.
@@ -40,8 +44,13 @@ class StudyModel:
         store: The repository.
         commit: What is loaded.
         probe: Name and id of what is measured.
+        dtype: Of the model's own weights, one of :data:`DTYPES`; None for the stored one. What is stored is converted
+            as loading converts it, everywhere: where tensors are restored, compared, and taken from beneath an overlay.
         author: Who records baselines.
         progress: Is told bytes read while the model is loaded.
+
+    Raises:
+        UsageError: Another dtype.
 
     Attributes:
         store: The repository.
@@ -58,14 +67,22 @@ class StudyModel:
         commit: CommitId,
         probe: tuple[str, ProbeId],
         *,
+        dtype: str | None = None,
         author: str,
         progress: Progress | None = None,
     ) -> None:
+        if dtype is not None and dtype not in DTYPES:
+            raise UsageError(
+                f"{dtype!r:.60} is no element type that a model is loaded in",
+                object=str(dtype)[:60],
+                hint=f"Known: {', '.join(DTYPES)}.",
+            )
         self.store = store
         self.commit = commit
         self.composition = store.record(store.record(commit, Commit).composition, Composition)
         self.probe_name, self.probe_id = probe
         self.probe = store.record(self.probe_id, Probe)
+        self._dtype = dtype
         self._author = author
         self._progress = progress
         self._live: LiveModel | None = None
@@ -73,7 +90,7 @@ class StudyModel:
 
     def __enter__(self) -> Self:
         check_fit(self.store, self.composition, self.probe, self.probe_name)
-        model = load_composition(self.store, self.composition, self._progress)
+        model = load_composition(self.store, self.composition, self._progress, **self._options())
         check_fit(self.store, self.composition, self.probe, self.probe_name, model)
         # Adapters that were taken off and what behaviors write are read again each time: a study is long, memory short.
         self._live = attach_model(
@@ -87,6 +104,11 @@ class StudyModel:
         if self._live is not None:
             self._live.close()
             self._live = None  # what holds on to this (a traceback) shall not hold on to the model
+
+    def _options(self) -> dict[str, Any]:
+        import torch
+
+        return {} if self._dtype is None else {"dtype": getattr(torch, self._dtype)}
 
     @property
     def live(self) -> LiveModel:

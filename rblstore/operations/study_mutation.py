@@ -26,6 +26,7 @@ def study_mutation(
     probe: str | None = None,
     *,
     seeds: int = SEEDS,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -40,6 +41,7 @@ def study_mutation(
         alphas: Standard deviations, each above 0.
         probe: The probe's name; None for the default one.
         seeds: How many, from 0 on.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
 
@@ -56,7 +58,7 @@ def study_mutation(
     composition = store.record(store.record(commit, Commit).composition, Composition)
     named = require_probe(store, probe)
     base = Composition(composition.identity)
-    with StudyModel(store, commit, named, author=author, progress=progress) as model:
+    with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
         model.become(base)
         reference = model.reference(base)
         run = StudyRun(
@@ -66,6 +68,7 @@ def study_mutation(
             (named[1],),
             {"alphas": list(deviations), "seeds": [float(seed) for seed in drawn]},
             model.environment,
+            dtype=dtype,
             author=author,
             progress=progress,
             total=2 * len(deviations) * len(drawn),

@@ -58,6 +58,7 @@ class StudyRun:
         probes: What is measured under.
         parameters: What was asked for.
         environment: Where it is measured.
+        dtype: What the model was to be loaded in, a parameter like the others; None where nothing was said.
         author: Who measures.
         progress: Is told points.
         total: How many points there will be.
@@ -76,6 +77,7 @@ class StudyRun:
         parameters: Mapping[str, Any],
         environment: Mapping[str, str],
         *,
+        dtype: str | None = None,
         author: str,
         progress: Progress | None = None,
         total: int,
@@ -86,11 +88,14 @@ class StudyRun:
         self._parameters: dict[str, Parameter] = {
             name: list(value) if isinstance(value, (list, tuple)) else value for name, value in parameters.items()
         }
+        if dtype is not None:
+            self._parameters["dtype"] = dtype
         self._environment = dict(sorted(environment.items()))
         self._author = author
         self._progress = progress
         self._total = total
         self._points: dict[bytes, StudyPoint] = {}
+        self._measured = False
         self._journal = StudyJournal(
             store.folder,
             {
@@ -123,12 +128,16 @@ class StudyRun:
         found = self._journal.find(key)
         if found is None:
             found = self._journal.add(key, make())
+            self._measured = True
         self._points[key] = found
         self._tell(_stage(condition, seed))
         return found
 
     def finish(self) -> StudyResult:
         """Records the study, and removes its journal.
+
+        Where every point came out of a journal, and a study has these very points already, that one is returned: an
+        earlier run recorded it, and did not get to removing its journal.
 
         Raises:
             EmptyStudyError: Nothing was measured.
@@ -146,14 +155,29 @@ class StudyRun:
             self._author,
             evidence_time(self._store, self._commits[0], Study),
         )
-        with self._store.transaction(self._author) as transaction:
-            study_id = StudyId(transaction.add_record(record))
+        study_id = None if self._measured else self._recorded(record)
+        if study_id is None:
+            with self._store.transaction(self._author) as transaction:
+                study_id = StudyId(transaction.add_record(record))
         self._journal.remove()
         return StudyResult(study_id, self._store.record(study_id, Study), self._commits[0])
+
+    def _recorded(self, record: Study) -> StudyId | None:
+        """The newest study that measured what another one did, whoever recorded it and when; None without one."""
+        with self._store.catalog.read() as reader:
+            found = reader.evidence(record.commits[0], Study.KIND)
+        wanted = _content(record)
+        return next(
+            (StudyId(one) for one in reversed(found) if _content(self._store.record(one, Study)) == wanted), None
+        )
 
     def _tell(self, stage: str) -> None:
         if self._progress is not None:
             self._progress(ProgressEvent(stage, len(self._points), max(self._total, len(self._points)), "points"))
+
+
+def _content(record: Study) -> dict[str, Json]:
+    return {name: value for name, value in record.body().items() if name not in ("author", "time")}
 
 
 def _json(value: Parameter) -> Json:

@@ -39,6 +39,7 @@ def study_scale(
     probes: Sequence[str] | None = None,
     *,
     training: Sequence[str] | None = None,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
     **options: Unpack[MechanismOptions],
@@ -50,6 +51,7 @@ def study_scale(
         revisions: One commit an identity; their behaviors are left out.
         probes: One for all of them, or one each in their order; None for the default probe.
         training: Likewise, whose prompts are trained on; None for those that are measured.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
         options: What is done: :class:`MechanismOptions`, without the mechanism ``overlay``.
@@ -71,7 +73,7 @@ def study_scale(
     run: StudyRun | None = None
     for name, commit, probe, data in zip(names, commits, measured, trained, strict=True):
         base = Composition(store.record(store.record(commit, Commit).composition, Composition).identity, ())
-        with StudyModel(store, commit, probe, author=author, progress=progress) as model:
+        with StudyModel(store, commit, probe, dtype=dtype, author=author, progress=progress) as model:
             model.become(base)
             if run is None:
                 run = StudyRun(
@@ -85,6 +87,7 @@ def study_scale(
                         "training": [one for one, _ in trained],
                     },
                     {key: value for key, value in model.environment.items() if key not in _OF_THE_MODEL},
+                    dtype=dtype,
                     author=author,
                     progress=progress,
                     total=len(names) * MechanismRows.count(settings, {}),

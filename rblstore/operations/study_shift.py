@@ -39,6 +39,7 @@ def study_shift(
     probe: str | None = None,
     allow_shared: bool = False,
     tolerance: float = DEFAULT_TOLERANCE,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -52,6 +53,7 @@ def study_shift(
         probe: The probe's name; None for the default one.
         allow_shared: Whether the two probes may have prompts in common.
         tolerance: ILS (nats) above which a prompt is flagged.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
 
@@ -73,7 +75,7 @@ def study_shift(
     check_fit(store, composition, store.record(probes[1][1], Probe), probes[1][0])
     run: StudyRun | None = None
     for place, named in enumerate(probes):
-        with StudyModel(store, commit, named, author=author, progress=progress) as model:
+        with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
             if run is None:
                 # Of the model too, before minutes are spent on the first probe.
                 check_fit(store, composition, store.record(probes[1][1], Probe), probes[1][0], model.model)
@@ -90,6 +92,7 @@ def study_shift(
                         "tolerance": tolerance,
                     },
                     model.environment,
+                    dtype=dtype,
                     author=author,
                     progress=progress,
                     total=2 * len(probes),

@@ -37,6 +37,7 @@ def study_svar(
     *,
     form: str = "adapters",
     seeds: int = SEEDS,
+    dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
 ) -> StudyResult:
@@ -51,6 +52,7 @@ def study_svar(
         form: ``adapters`` to perturb the behavior held apart, ``merged`` to perturb the weights that it was written
             into, as weight-based adaptation has it.
         seeds: How often what is random is repeated.
+        dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
 
@@ -74,7 +76,7 @@ def study_svar(
     composition = store.record(store.record(commit, Commit).composition, Composition)
     slot = studied_behavior(composition, behavior, revision)
     named = require_probe(store, probe)
-    with StudyModel(store, commit, named, author=author, progress=progress) as model:
+    with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
         model.become(composition, held)
         regions = _Regions(model, slot)
         for one in chosen:
@@ -92,6 +94,7 @@ def study_svar(
                 "seeds": [float(seed) for seed in drawn],
             },
             model.environment,
+            dtype=dtype,
             author=author,
             progress=progress,
             total=sum(len(drawn) if one.random else 1 for one in chosen),

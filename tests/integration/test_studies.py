@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
 import os
+import shutil
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +30,7 @@ from rblstore.objects.study_records import PromptMeasures, Study, StudyPoint
 from rblstore.operations.probe import require_probe
 from rblstore.operations.reindex import reindex
 from rblstore.operations.study_csv import study_csv
-from rblstore.operations.study_journal import stale_journals
+from rblstore.operations.study_journal import StudyJournal, stale_journals
 from rblstore.operations.study_model import StudyModel
 from rblstore.operations.study_points import ImpossibleFigureError, check_bounds
 from rblstore.operations.study_run import StudyResult
@@ -284,6 +289,53 @@ def test_what_was_written_into_the_model_never_reaches_another_state(shelf: Shel
             model.behavior_tensors(both.slots[0])
 
 
+STUDIES: dict[str, Callable[[Any, Shelf, dict[str, Any]], StudyResult]] = {
+    "elimination": lambda repo, shelf, more: repo.study_elimination(shelf.ft, epsilons=(0.5, 1.0), **more),
+    "mutation": lambda repo, shelf, more: repo.study_mutation(shelf.base, (0.05,), seeds=1, **more),
+    "svar": lambda repo, shelf, more: repo.study_svar(shelf.a, perturbations=("scale:0.9",), form="merged", **more),
+    "entropy": lambda repo, shelf, more: repo.study_entropy(shelf.base, runs=2, **more),
+    "interference": lambda repo, shelf, more: repo.study_interference(shelf.both, **more),
+    "attribution": lambda repo, shelf, more: repo.study_attribution(shelf.both, **more),
+    "shift": lambda repo, shelf, more: repo.study_shift(shelf.both, "a", held_out="other", **more),
+    "mechanisms": lambda repo, shelf, more: repo.study_mechanisms(
+        shelf.ft, mechanisms=["unstructured", "overlay"], resets=["store"], seeds=1, **more
+    ),
+    "scale": lambda repo, shelf, more: repo.study_scale(
+        [shelf.base], mechanisms=["unstructured"], resets=["store"], seeds=1, **more
+    ),
+}
+BACK = {"elimination": 1, "mutation": 1, "entropy": 2, "shift": 2, "mechanisms": 2, "scale": 1}
+"""How many points of a study have to be equal to what is stored, bit for bit."""
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_in_another_element_type(shelf: Shelf, name: str) -> None:
+    """What is stored is float32; every value is rounded to bfloat16, and comes back so to the bit."""
+    if "other" not in [one.name for one in shelf.repo.probes()]:
+        shelf.repo.add_probe("other", [{"id": "three", "tokens": [4, 6, 6, 2]}])
+    record = STUDIES[name](shelf.repo, shelf, {"dtype": "bfloat16"}).record
+    assert record.parameters["dtype"] == "bfloat16"
+    assert name == "scale" or record.environment["dtype"] == "bfloat16"
+    assert sum(bool(point.bit_equal) for point in record.points) >= BACK.get(name, 0)
+    stored = shelf.repo.baselines()
+    assert "bfloat16" in {one.environment["dtype"] for one in stored}
+
+
+def test_an_element_type_that_nobody_knows(shelf: Shelf) -> None:
+    known = shelf.repo.studies()
+    with pytest.raises(UsageError, match="no element type"):
+        shelf.repo.study_entropy(shelf.base, dtype="int8")
+    assert shelf.cli("study", "entropy", shelf.base, "--dtype", "int8").exit_code == 2
+    assert shelf.repo.studies() == known
+
+
+def test_the_element_type_is_asked_for_on_the_command_line(shelf: Shelf) -> None:
+    found = shelf.cli("study", "entropy", shelf.base, "--runs", "1", "--dtype", "float64", "--json")
+    assert found.exit_code == 0, found.output
+    document = json.loads(found.stdout)
+    assert (document["parameters"]["dtype"], document["environment"]["dtype"]) == ("float64", "float64")
+
+
 def test_a_study_that_was_interrupted_goes_on(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         counted = _Counted(patch, stop=2)
@@ -308,6 +360,63 @@ def test_a_study_that_was_interrupted_goes_on(shelf: Shelf, monkeypatch: pytest.
     assert len(shelf.repo.studies()) == before + 2
     again = shelf.repo.study_elimination(shelf.a, epsilons=[0.25, 0.75])
     assert again.record.points == whole.record.points  # bit for bit, whichever run measured them
+
+
+def test_a_study_whose_journal_outlived_it_is_not_recorded_twice(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(StudyJournal, "remove", lambda _: None)  # as if killed between the two
+        first = shelf.repo.study_elimination(shelf.a, epsilons=(0.3, 1.0))
+    assert len(shelf.journals) == 1
+    known = shelf.repo.studies()
+    with monkeypatch.context() as patched:
+        patched.setattr(StudyModel, "measured", lambda *_, **__: pytest.fail("measured again"))
+        again = shelf.repo.study_elimination(shelf.a, epsilons=(0.3, 1.0), author="another")
+    assert again.study_id == first.study_id
+    assert (shelf.repo.studies(), shelf.journals) == (known, [])
+    anew = shelf.repo.study_elimination(shelf.a, epsilons=(0.3, 1.0), author="another")
+    assert anew.study_id != first.study_id, "what is measured again is evidence of its own"
+
+
+KILLED = """
+import sys, signal, rblstore
+
+def stop(event):
+    if event.unit == "points" and event.done == 2:
+        print("two points", flush=True)
+        signal.pause()
+
+with rblstore.open(sys.argv[1]) as repo:
+    repo.study_elimination(sys.argv[2], epsilons=(0.1, 0.2, 0.6, 1.0), author="killed", progress=stop)
+"""
+
+
+def test_a_study_that_was_killed_goes_on_in_another_process(
+    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.repo.study_elimination(shelf.a, epsilons=(0.5,))  # its references are recorded from here on
+    for name in ("killed", "whole"):
+        shutil.copytree(shelf.folder / "store", tmp_path / name)
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(shelf.a)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "two points\n"
+        child.kill()
+        assert child.wait() == -signal.SIGKILL
+    (journal,) = (tmp_path / "killed" / ".rbl" / "studies").glob("*")
+    assert len(journal.read_bytes().splitlines()) == 2
+
+    def study(name: str) -> tuple[Study, int]:
+        measured: list[Any] = []
+        original = StudyModel.measured
+        with monkeypatch.context() as patched, rblstore.open(tmp_path / name) as repo:
+            patched.setattr(StudyModel, "measured", lambda *args: measured.append(args) or original(*args))
+            result = repo.study_elimination(shelf.a, epsilons=(0.1, 0.2, 0.6, 1.0), author="killed")
+            assert len(repo.studies()) == len(shelf.repo.studies()) + 1
+        return result.record, len(measured)
+
+    (resumed, few), (whole, all_of_them) = study("killed"), study("whole")
+    assert all_of_them - few == 2
+    assert dataclasses.replace(resumed, time=whole.time) == whole
 
 
 def test_lines_of_another_journal_are_not_taken(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,9 +74,18 @@ def seeds(function: Command) -> Command:
     )(function)
 
 
+def dtype(function: Command) -> Command:
+    """``--dtype NAME``."""
+    return click.option(
+        "--dtype",
+        type=click.Choice(("float32", "float64", "bfloat16", "float16")),
+        help="Load the model in it, and compare with what is stored as loading converts it. Else as stored.",
+    )(function)
+
+
 def study_options(function: Command) -> Command:
-    """What every study takes: ``--probe``, ``--csv``, ``--plot``, ``--author``."""
-    for option in (options.author, *_outputs(), options.probe):
+    """What every study takes: ``--dtype``, ``--probe``, ``--csv``, ``--plot``, ``--author``."""
+    for option in (options.author, *_outputs(), options.probe, dtype):
         function = option(function)
     return function
 

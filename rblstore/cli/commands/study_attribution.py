@@ -25,11 +25,12 @@ def command(
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
 ) -> Outcome:
     """Measure which behavior moved which prompt, by leaving each out of REV's composition in turn."""
     with invocation.repository() as repository, invocation.progress() as progress:
         result = repository.study_attribution(
-            revision, probe, author=author_from(author, repository), progress=progress
+            revision, probe, dtype=dtype, author=author_from(author, repository), progress=progress
         )
     return study_outcome(result, csv, plot)

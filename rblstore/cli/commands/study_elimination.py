@@ -34,6 +34,7 @@ def command(
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
 ) -> Outcome:
     """Put a growing fraction of a behavior to nothing, its smallest elements first, and measure what is left of it.
@@ -47,6 +48,7 @@ def command(
             behavior,
             epsilons or None,
             probe,
+            dtype=dtype,
             author=author_from(author, repository),
             progress=progress,
         )

@@ -25,6 +25,7 @@ def command(
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
 ) -> Outcome:
     """Read REV's identity from the store again and again: are its outputs the same bits, and what is their entropy?
@@ -33,6 +34,6 @@ def command(
     """
     with invocation.repository() as repository, invocation.progress() as progress:
         result = repository.study_entropy(
-            revision, runs, probe, author=author_from(author, repository), progress=progress
+            revision, runs, probe, dtype=dtype, author=author_from(author, repository), progress=progress
         )
     return study_outcome(result, csv, plot)

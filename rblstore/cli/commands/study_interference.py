@@ -34,6 +34,7 @@ def command(
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
 ) -> Outcome:
     """Measure how much of each behavior's effect is left beside each other one.
@@ -47,6 +48,7 @@ def command(
             behaviors or None,
             probe,
             subspaces=not no_subspaces,
+            dtype=dtype,
             author=author_from(author, repository),
             progress=progress,
         )

@@ -38,6 +38,7 @@ def command(
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
     **recipe: Any,
 ) -> Outcome:
@@ -52,6 +53,7 @@ def command(
             behaviors or None,
             probe,
             training=training,
+            dtype=dtype,
             author=author_from(author, repository),
             progress=progress,
             **options_of(recipe),

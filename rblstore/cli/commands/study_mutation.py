@@ -35,6 +35,7 @@ def command(
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
 ) -> Outcome:
     """Add noise to every weight of REV's identity, and see what brings it back: nothing, or the store.
@@ -47,6 +48,7 @@ def command(
             alphas or None,
             probe,
             seeds=seeds,
+            dtype=dtype,
             author=author_from(author, repository),
             progress=progress,
         )

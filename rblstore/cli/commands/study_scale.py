@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from rblstore.cli import options
+from rblstore.cli.commands.study import dtype as dtype_option
 from rblstore.cli.commands.study import output_options, study_outcome
 from rblstore.cli.invocation import Invocation, author_from
 from rblstore.cli.outcome import Outcome
@@ -27,6 +28,7 @@ from rblstore.cli.verb import Verb
 @click.option("--probe", "probes", multiple=True, metavar="PROBE", help="One for all, or one for each in their order.")
 @click.option("--training", multiple=True, metavar="PROBE", help="Likewise, to train on; else the measured prompts.")
 @recipe_options
+@dtype_option
 @output_options
 @options.author
 @click.pass_obj
@@ -39,6 +41,7 @@ def command(
     training: tuple[str, ...],
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
     **recipe: Any,
 ) -> Outcome:
@@ -51,6 +54,7 @@ def command(
             revisions,
             probes or None,
             training=training or None,
+            dtype=dtype,
             author=author_from(author, repository),
             progress=progress,
             **options_of(recipe),

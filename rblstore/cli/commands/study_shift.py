@@ -39,6 +39,7 @@ def command(
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
 ) -> Outcome:
     """Take a behavior out of REV's live model and prove it, under the probe and under a held-out one.
@@ -53,6 +54,7 @@ def command(
             probe=probe,
             allow_shared=allow_shared,
             tolerance=tolerance,
+            dtype=dtype,
             author=author_from(author, repository),
             progress=progress,
         )

@@ -49,6 +49,7 @@ def command(
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
+    dtype: str | None,
     author: str | None,
 ) -> Outcome:
     """Perturb a behavior a little, and measure how far the outputs move from the adapted model's.
@@ -63,6 +64,7 @@ def command(
             probe,
             form=form,
             seeds=seeds,
+            dtype=dtype,
             author=author_from(author, repository),
             progress=progress,
         )
