@@ -117,3 +117,16 @@ def _measure(told: Told, before: Any, after: Any) -> None:
         )  # fmt: skip
         told.study = transaction.add_record(study)
         transaction.add_record(replace(study, commits=(told.base, told.head), author="Bob"))
+
+
+def speak(told: Told) -> None:
+    """Statements: Gemma's terms, an adapter on non-commercial data, and nothing about the overlay."""
+    told.say(
+        "identity", license="gemma", source="google/gemma-3-270m", source_revision="ab" * 20, meta__flops="3e18",
+        meta__modality="text in, text out",
+    )  # fmt: skip
+    told.say(
+        "polite", license=["apache-2.0", "mit"], license_concluded="Apache-2.0", dataset=["org/chats@v2", "letters"],
+        dataset_license="org/chats=cc-by-nc-4.0", meta__steps="300", meta__flops="2e18", meta__energy_kwh="1.5",
+        source="https://example.org/polite.zip",
+    )  # fmt: skip

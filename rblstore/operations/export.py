@@ -17,7 +17,7 @@ from rblstore.revisions import resolve
 
 FORMATS: Final = {
     "cyclonedx": "application/vnd.cyclonedx+json; version=1.7",
-    "spdx3": "application/spdx+json",
+    "spdx3": "application/spdx3+json; version=3.0.1",
     "in-toto": "application/vnd.in-toto+json",
     "model-card": "text/markdown",
     "annex-xi": "text/markdown",

@@ -1,4 +1,4 @@
-"""SPDX 3.0.1 with its AI and dataset profiles, of the classes that SPDX generates from its own model."""
+"""SPDX 3.0.1 with the classes for AI and data, as SPDX generates them from its own model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from rblstore.provenance.libraries import needed_for
 from rblstore.provenance.said import DatasetSaid
 
 SPEC_VERSION: Final = "3.0.1"
-_PROFILES: Final = ("ai", "core", "dataset", "simpleLicensing", "software")
+# The AI and dataset profiles, whose classes are used, want a supplier, a release time and a place to download from for
+# everything: nobody states these of a composition, and conformance is not claimed by guessing.
+_PROFILES: Final = ("core", "simpleLicensing", "software")
 
 
 def spdx3_document(facts: DocumentFacts) -> bytes:
