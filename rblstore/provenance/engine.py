@@ -61,6 +61,8 @@ def _of_terms(rule: Rule, subject: Subject, uses: tuple[str, ...]) -> Iterator[F
             if not matches(rule.licenses, key):
                 continue
             reached = tuple(_reached(rule, subject, part))
+            if not rule.conflicts and _said_of_base(rule, subject, part, key):
+                continue
             if rule.conflicts:
                 yield from _conflicts(rule, subject, part, key, choice, through, reached, uses)
             else:
@@ -73,6 +75,14 @@ def _of_terms(rule: Rule, subject: Subject, uses: tuple[str, ...]) -> Iterator[F
                     _filled(rule.obligation, **words), uses, key, through, tuple(one.label for one in reached),
                     rule.citation,
                 )  # fmt: skip
+
+
+def _said_of_base(rule: Rule, subject: Subject, part: Part, key: str) -> bool:
+    """Whether the same terms of the identity reach the part: one finding says so, and names it."""
+    identity = subject.identity
+    if identity is None or part.role != "behavior" or held(identity).get(key) != "":
+        return False
+    return identity.own_route in rule.on and bool(subject.routes(part) & frozenset(rule.propagates))
 
 
 def _reached(rule: Rule, subject: Subject, part: Part) -> Iterator[Part]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -11,6 +12,8 @@ from rblstore.provenance.parts import Part, Subject, held
 from rblstore.provenance.rule import Rule, matches
 
 _MAX_DETAIL: Final = 300
+# Ids of a hub and addresses: what lies there may be another thing tomorrow. Words for a training run may not.
+_MOVES: Final = re.compile(r"[\w.-]+/[\w.-]+|\w+://.*", re.DOTALL)
 
 
 class Gap(NamedTuple):
@@ -68,8 +71,9 @@ def _no_source(subject: Subject, _: Sequence[Rule]) -> Iterator[Gap]:
 
 def _unpinned(subject: Subject, _: Sequence[Rule]) -> Iterator[Gap]:
     for part in _models(subject):
-        if part.said.sources and not part.said.source_revision:
-            yield _of(part, ", ".join(part.said.sources))
+        elsewhere = [source for source in part.said.sources if _MOVES.fullmatch(source)]
+        if elsewhere and not part.said.source_revision:
+            yield _of(part, ", ".join(elsewhere))
 
 
 def _unpinned_data(subject: Subject, _: Sequence[Rule]) -> Iterator[Gap]:

@@ -169,7 +169,8 @@ def _said(part: Any) -> Iterator[str]:
     stated = [one for one in part["license"] if one not in said["declared"]]
     rows = (
         ("stated as", ", ".join(stated)),
-        ("from", ", ".join(said["sources"]) + (f" @ {said['source_revision']}" if said["source_revision"] else "")),
+        ("from", ", ".join(said["sources"])),
+        ("revision", said["source_revision"] or ""),
         ("made for", ", ".join(said["base_models"])),
         ("trained on", ", ".join(_data(one) for one in said["datasets"])),
         (
