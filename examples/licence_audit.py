@@ -72,6 +72,23 @@ def audit_and_revert(repo: rblstore.Repository) -> None:
         print(f"{stay.role} {stay.name} entered with {stay.entered.description!r}, {left}")
 
 
+def write_documents(repo: rblstore.Repository, directory: Path) -> None:
+    """The same for others' tools. The first three want: pip install 'rblstore[provenance]'."""
+    names = {
+        "cyclonedx": "bom.json",
+        "spdx3": "spdx.json",
+        "in-toto": "revert.json",
+        "model-card": "README.md",
+        "annex-xi": "annex-xi.md",
+    }
+    for format, name in names.items():
+        (directory / name).write_bytes(repo.export(format=format).data)
+    predicate = repo.export(format="in-toto").document["predicate"]
+    assert (predicate["removed"], predicate["verdict"]) == (["poet"], "exact")
+    assert "org/verse" not in (directory / "bom.json").read_text()
+    print("wrote", ", ".join(names.values()))
+
+
 def main(directory: Path) -> None:
     base = directory / "model"
     print("making a small language model ...")
@@ -80,6 +97,7 @@ def main(directory: Path) -> None:
         commit_all(repo, base)
         repo.add_probe("three", ["The value is", "def read(self):", "An exception"], default=True)
         audit_and_revert(repo)
+        write_documents(repo, directory)
 
 
 if __name__ == "__main__":
