@@ -40,7 +40,7 @@ from rblstore.operations.report_facts import (
     VerificationFact,
 )
 from rblstore.operations.show import BehaviorDetail, ShowResult, show
-from rblstore.operations.stored_models import adapter_config
+from rblstore.operations.stored_models import kept_adapter_config
 from rblstore.operations.undo import OperationInfo, operations
 from rblstore.repository import PROBES, Store
 from rblstore.revisions import resolve
@@ -99,9 +99,11 @@ def report(store: Store, revision: str = "HEAD", *, version: str, progress: Prog
     )
     recorded, left_out["baselines"] = _newest(store, Baseline, list(compositions), "baseline", MOST_BASELINES)
     studied, left_out["studies"] = _newest(store, Study, ids, "study", MOST_STUDIES)
-    verifications = tuple(_verification(VerificationId(id), one, numbered) for id, one in verified)
+    done = operations(store)
+    undone = _undone_commits(done)
+    verifications = tuple(_verification(VerificationId(id), one, numbered, undone) for id, one in verified)
     detail, said = show(store, str(commit)), audit(store, str(commit))
-    of_note = _operations(store, set(ids))
+    of_note = _of_note(done, set(ids))
     left_out["operations"] = max(0, len(of_note) - MOST_OPERATIONS)
     measured = _to_measure(recorded, record.composition, composition)
     total = sum(entry.bytes for entry in detail.behaviors) + sum(_output_bytes(recorded[at][1]) for at in measured)
@@ -197,14 +199,24 @@ def _changes(before: Sequence[Slot], after: Sequence[Slot]) -> tuple[SlotChange,
     return tuple(found)
 
 
-def _operations(store: Store, commits: set[CommitId]) -> list[OperationInfo]:
+def _of_note(done: Iterable[OperationInfo], commits: set[CommitId]) -> list[OperationInfo]:
     """Operations that touched the lineage and are more than a commit that stands."""
     return [
         one
-        for one in operations(store)
+        for one in done
         if any(value in commits for change in one.changes for value in (change.before, change.after))
         and (one.undone or not one.description.startswith("commit"))
     ]
+
+
+def _undone_commits(done: Iterable[OperationInfo]) -> set[str]:
+    """What refs were put to by operations that are all undone: a revert that was taken back, for one."""
+    stands: dict[str, bool] = {}
+    for one in done:
+        for change in one.changes:
+            if change.after is not None:
+                stands[change.after] = stands.get(change.after, False) or not one.undone
+    return {value for value, stood in stands.items() if not stood}
 
 
 # -- parts ------------------------------------------------------------------------------------------------------
@@ -247,7 +259,9 @@ def _ranks(store: Store, behavior: BehaviorDetail) -> tuple[tuple[int, ...], flo
 
     if behavior.form != "adapter":
         return (), None
-    config = adapter_config(store, store.record(behavior.behavior, Behavior))
+    config = kept_adapter_config(store, store.record(behavior.behavior, Behavior))
+    if config is None:  # removed on purpose
+        return (), None
     ranks = {rank for rank in (config.r, *config.rank_pattern.values()) if rank is not None}
     return tuple(sorted(ranks)), config.lora_alpha
 
@@ -255,12 +269,13 @@ def _ranks(store: Store, behavior: BehaviorDetail) -> tuple[tuple[int, ...], flo
 # -- evidence ---------------------------------------------------------------------------------------------------
 
 
-def _verification(id: VerificationId, record: Verification, numbered: _Numbered) -> VerificationFact:
+def _verification(id: VerificationId, record: Verification, numbered: _Numbered, undone: set[str]) -> VerificationFact:
     numbered.probes[record.probe] = None
     residue = locality(((one.id, one.kl, one.bit_equal) for one in record.prompts), record.tolerance)
     return VerificationFact(
         id,
         record.commit,
+        record.commit in undone,
         record.composition,
         record.adapted,
         record.removed,

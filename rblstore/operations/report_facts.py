@@ -216,6 +216,7 @@ class VerificationFact:
     Attributes:
         id: The evidence.
         commit: What it vouches for, or None.
+        undone: Whether that commit was undone: every operation that put a ref to it is reversed.
         composition: What was measured.
         adapted: The composition before the revert, or None.
         removed: What was taken out of the live model.
@@ -240,6 +241,7 @@ class VerificationFact:
 
     id: VerificationId
     commit: CommitId | None
+    undone: bool
     composition: CompositionId
     adapted: CompositionId | None
     removed: tuple[str, ...]

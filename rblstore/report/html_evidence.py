@@ -75,7 +75,8 @@ def _verification(at: int, one: VerificationFact, report: ReportResult) -> Marku
         ("decided", f"{_DECIDED.get(one.decided_by, one.decided_by)}; tolerance {one.tolerance:g} nats"),
         ("prompts", f"{len(one.prompts)}, {flagged} of them above the tolerance"),
         ("taken out", foreign(", ".join(one.removed)) if one.removed else None),
-        ("commit", evidence(one.commit) if one.commit else "none: it vouches for no commit"),
+        ("commit", join(evidence(one.commit), " (undone later)" if one.undone else "") if one.commit else
+         "none: it vouches for no commit"),
         ("composition", short_id(one.composition)),
         ("probe", join(foreign(probe.name), " ", evidence(one.probe)) if probe else evidence(one.probe)),
         ("baseline", evidence(one.baseline)),

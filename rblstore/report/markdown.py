@@ -152,7 +152,7 @@ def _verification(at: int, one: VerificationFact) -> tuple[str, ...]:
         _number(one.js, one.intervals.get("js")),
         _number(one.kl_adapted, one.intervals.get("kl_adapted")),
         "yes" if one.bit_equal else "no",
-        ", ".join(plain(name) for name in one.removed) or "–",
+        (", ".join(plain(name) for name in one.removed) or "–") + (" (undone later)" if one.undone else ""),
         f"`{one.id.short}`",
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rblstore.report.palette import FAINT, INK, SERIES, Style, shade
 from rblstore.report.safe_text import short_figure
@@ -13,6 +13,9 @@ from rblstore.report.zero_axis import ZeroScale, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_WIDE_COLUMNS: Final = 5
+"""The most columns of a matrix whose cells have room for two numbers side by side."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +137,21 @@ def draw_dots(axis: Axes, labels: Sequence[str], found: Sequence[Series], *, x_l
 
 
 def draw_matrix(
-    axis: Axes, rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[float | None]]
+    axis: Axes,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    cells: Sequence[Sequence[float | None]],
+    chance: Sequence[Sequence[float | None]] = (),
 ) -> tuple[float, float]:
-    """A table of shaded cells, each with its number; returns what the lightest and the darkest shade stand for."""
+    """A table of shaded cells, each with its number; returns what the lightest and the darkest shade stand for.
+
+    Args:
+        axis: Where to draw.
+        rows: What goes down.
+        columns: What goes across.
+        cells: Values by row and column; None where there is none.
+        chance: What chance alone would give, for each cell; written in brackets behind its number. Empty for none.
+    """
     from matplotlib.patches import Rectangle
 
     known = [value for row in cells for value in row if value is not None and math.isfinite(value)]
@@ -150,7 +165,10 @@ def draw_matrix(
                 background, ink = shade((value - low) / (high - low) if high > low else 0.0)
                 patch = {"facecolor": background, "edgecolor": "white"}
             axis.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, linewidth=1.0, **patch))
-            axis.text(x, y, short_figure(value), ha="center", va="center", fontsize=8, color=ink)
+            expected = chance[y][x] if chance else None
+            between = " " if len(columns) <= _WIDE_COLUMNS else "\n"
+            text = short_figure(value) + (f"{between}({short_figure(expected)})" if expected is not None else "")
+            axis.text(x, y, text, ha="center", va="center", fontsize=8 if "\n" not in text else 7, color=ink)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     steep = max((len(column) for column in columns), default=0) > 7

@@ -58,7 +58,7 @@ class _Drawing:
 
 @dataclass(frozen=True)
 class _Table:
-    """A matrix of values: what goes down and across, and which measure its cells have."""
+    """A matrix of values: what goes down and across, which measure its cells have, and what chance alone would give."""
 
     rows: Sequence[str]
     down: str
@@ -66,6 +66,7 @@ class _Table:
     across: str
     cells: Sequence[Sequence[float | None]]
     measure: str
+    chance: Sequence[Sequence[float | None]] = ()
 
 
 def plot_study(record: Study, out: str | Path | BinaryIO, format: str | None = None) -> None:
@@ -139,9 +140,9 @@ def _mark(row: SummaryRow, name: str) -> Mark | None:
 
 
 def _footer(it: _Drawing) -> str:
-    prompts = max((len(point.prompts) for point in it.record.points), default=0)
+    prompts = _prompts_text(it.record)
     seeds = len({point.seed for point in it.record.points if point.seed is not None})
-    parts = [f"Means over {prompts} prompt{'s' * (prompts != 1)}" if prompts else "Values of whole models"]
+    parts = [f"Means over {prompts}" if prompts else "Values of whole models"]
     if seeds:
         parts[0] += f" and {seeds} seed{'s' * (seeds != 1)}"
     level = next((found.level for row in it.rows for found in row.measures.values() if found is not None), None)
@@ -149,6 +150,19 @@ def _footer(it: _Drawing) -> str:
         parts.append(f"bars: {100 * level:g} % bootstrap intervals")
     parts.append(f"study {it.record.id_of(it.record.encode()).short}")
     return "; ".join(parts) + "."
+
+
+def _prompts_text(record: Study) -> str:
+    """Over how many prompts the means are taken, of each probe where they are not as many; "" without any."""
+    counts: dict[str, int] = {}
+    for point in record.points:
+        if point.prompts:
+            probe = point.condition.get("probe", point.condition.get("identity"))
+            counts[one_line(scalar_text(probe), 24)] = len(point.prompts)
+    words = {probe: f"{count} prompt{'s' * (count != 1)}" for probe, count in counts.items()}
+    if len(set(words.values())) <= 1:
+        return next(iter(words.values()), "")
+    return ", ".join(f"{text} ({probe})" for probe, text in words.items())
 
 
 # -- the kinds --------------------------------------------------------------------------------------------------
@@ -256,18 +270,32 @@ def _pairs(it: _Drawing, part: str, names: Sequence[str]) -> _Table | None:
     named = next((name for name in names if any(it.marks(name)[at] is not None for at in rows)), None)
     if named is None:
         return None
-    marks = it.marks(named)
-    values: dict[tuple[str, str], float] = {}
-    for at in rows:
-        mark = marks[at]
-        if mark is not None:
-            values[str(it.conditions[at]["behavior"]), str(it.conditions[at]["given"])] = mark.value
-            if part == "subspaces":  # an overlap is the same from both sides
-                values[str(it.conditions[at]["given"]), str(it.conditions[at]["behavior"])] = mark.value
+    values = _by_pair(it, rows, named, mirrored=part == "subspaces")
+    chance = _by_pair(it, rows, named.replace("_overlap", "_chance"), mirrored=True) if "_overlap" in named else {}
     behaviors = list(dict.fromkeys(str(it.conditions[at][key]) for at in rows for key in ("given", "behavior")))
     down, across = behaviors[:MOST_ROWS], behaviors[:_MOST_COLUMNS]
-    cells = [[values.get((row, column)) for column in across] for row in down]
-    return _Table(down, "behavior", across, "beside", cells, named)
+    cells, expected = ([[found.get((row, column)) for column in across] for row in down] for found in (values, chance))
+    return _Table(down, "behavior", across, "beside", cells, named, expected if chance else ())
+
+
+def _by_pair(it: _Drawing, rows: Sequence[int], name: str, *, mirrored: bool) -> dict[tuple[str, str], float]:
+    """A measure by behavior and what it stands beside.
+
+    Args:
+        it: The study.
+        rows: Which of its rows.
+        name: The measure.
+        mirrored: Whether it is the same from both sides, as an overlap is.
+    """
+    marks = it.marks(name)
+    found: dict[tuple[str, str], float] = {}
+    for at in rows:
+        mark, behavior, given = marks[at], str(it.conditions[at]["behavior"]), str(it.conditions[at]["given"])
+        if mark is not None:
+            found[behavior, given] = mark.value
+            if mirrored:
+                found[given, behavior] = mark.value
+    return found
 
 
 def _attribution(it: _Drawing) -> Figure:
@@ -368,11 +396,13 @@ def _matrices(it: _Drawing, tables: Sequence[_Table]) -> Figure:
             [one_line(text, 20) for text in one.rows],
             [one_line(text, 16) for text in one.columns],
             one.cells,
+            one.chance,
         )
         axis.set_ylabel(one.down)
         axis.set_xlabel(one.across)
         shades = f"from {figure_text(low)} (light) to {figure_text(high)} (dark)" if high > low else "all 0"
-        title = f"{axis_label([one.measure])}: {shades}; hatched: no value"
+        chance = "; in brackets: what random subspaces of these dimensions have" if one.chance else ""
+        title = f"{axis_label([one.measure])}: {shades}; hatched: no value{chance}"
         axis.set_title(textwrap.fill(title, int(it.width * 15)), fontsize=8.5)
     return figure
 

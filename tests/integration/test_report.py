@@ -205,6 +205,24 @@ def test_lineage_and_operations(report: ReportResult) -> None:
     assert all(one.undone for one in report.operations if one.description.startswith("commit"))
 
 
+def test_a_revert_that_was_undone_is_shown_as_such(report: ReportResult, folder: Path, tmp_path: Path) -> None:
+    assert [one.undone for one in report.verifications] == [False]
+    shutil.copytree(folder / "store", tmp_path / "store")
+    with rblstore.open(tmp_path / "store") as repo:
+        repo.undo()  # the tag
+        reverted = repo.undo()
+        assert reverted.description.startswith("revert")
+        repo.commit("the same by hand", remove=["polite"])
+        found = repo.report()
+        (one,) = found.verifications
+        assert (one.commit, one.undone) == (report.commit, True)
+        assert "(undone later)" in html_report(found).split('id="verifications"')[1].split("<section")[0]
+        (row,) = [line for line in render_report(found, "md").decode().splitlines() if line.startswith("| V1 ")]
+        assert "polite (undone later)" in row
+        repo.create_branch("kept", str(one.commit))  # and now it stands again
+        assert [one.undone for one in repo.report().verifications] == [False]
+
+
 def test_verifications_have_intervals_and_prompts(report: ReportResult) -> None:
     (found,) = report.verifications
     assert (found.verdict, found.bit_equal, found.rf, found.removed) == ("exact", True, 1.0, ("polite",))

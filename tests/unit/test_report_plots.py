@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ STUDIES = {
     "entropy": [point({"run": float(run)}, None, 0.0) for run in (1, 2, 3)],
     "scale": [point({"identity": name, "mechanism": "reversible"}, 0, 0.0, rf=1.0) for name in ("small", "large")],
     "interference": [cell("given", a, b, kept=0.5) for a in "xyz" for b in "xyz" if a != b]
-    + [cell("subspaces", "y", "x", output_overlap=0.25, delta_cosine=-0.1)],
+    + [cell("subspaces", "y", "x", output_overlap=0.25, output_chance=0.03125, delta_cosine=-0.1)],
     "attribution": [point({"part": "without", "behavior": name}, None, 0.1) for name in ("x", "y")]
     + [point({"part": "whole", "behavior": None}, None, 0.3)],
     "shift": [point({"probe": name}, None, size) for name, size in (("ten", 0.0), ("held out", 0.2))],
@@ -130,10 +131,23 @@ def test_rf_that_is_undefined_says_so_and_is_no_zero() -> None:
 def test_matrices_show_their_numbers() -> None:
     kept, overlap = panels("interference")
     assert [text.get_text() for text in kept.texts].count("0.500") == 6
-    assert sorted(text.get_text() for text in overlap.texts) == ["0.250", "0.250"] + ["–"] * 2
+    assert sorted(text.get_text() for text in overlap.texts) == ["0.250 (0.031)", "0.250 (0.031)"] + ["–"] * 2
+    assert "random subspaces" in overlap.get_title(loc="left").replace("\n", " ")
+    assert "random" not in kept.get_title(loc="left")
     (prompts,) = panels("attribution")
     assert [text.get_text() for text in prompts.get_yticklabels()] == ["p0", "p1", "p2"]
     assert [text.get_text() for text in prompts.get_xticklabels()] == ["x", "y", "all of them"]
+
+
+def test_the_footer_counts_the_prompts_of_each_probe() -> None:
+    def footer(points: list[StudyPoint]) -> str:
+        with drawing(text="paths"):
+            return str(study_figure(study("shift", points)).get_supxlabel())
+
+    ten, held_out = STUDIES["shift"]
+    assert footer([ten, held_out]).startswith("Means over 3 prompts;")
+    fewer = replace(held_out, prompts=held_out.prompts[:1])
+    assert footer([ten, fewer]).startswith("Means over 3 prompts (ten), 1 prompt (held out);")
 
 
 def test_only_zeros_are_no_logarithmic_axis() -> None:
