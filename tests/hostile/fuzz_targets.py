@@ -44,6 +44,7 @@ from rblstore.objects.paths import check_name, check_path, check_paths, check_re
 from rblstore.objects.references import references
 from rblstore.opening import FORMAT, check_format
 from rblstore.operations.stat_cache_entries import Entry, FileStamp, KnownFile, encode_entries, parse_entries
+from rblstore.provenance.license_texts import recognise
 from rblstore.storage.refs_log import RefsLog, parse_log
 
 PAGE = (Path(__file__).parents[2] / "docs" / "format.md").read_text("utf-8")
@@ -346,7 +347,7 @@ _CARD = b"---\nlicense: mit\nbase_model: &b\n- org/base\ndatasets: [a, b]\nlangu
 
 def _read_card(data: bytes) -> None:
     for path in ("README.md", "config.json", "adapter_config.json", "LICENSE.txt"):
-        claims, warnings = claims_from_files({path: lambda: data})
+        claims, warnings = claims_from_files({path: lambda: data}, recognise)
         assert all(claim.origin == path for claim in claims)
         assert all(isinstance(warning, str) for warning in warnings)
 

@@ -106,7 +106,7 @@ class TestReindex:
 
     def test_the_order_of_evidence_does_not_rest_on_names_of_packs(self, tmp_path: Path) -> None:
         base = write_base(tmp_path / "base")
-        said = [f"licence-{at}" for at in range(6)]
+        said = [f"LicenseRef-{at}" for at in range(6)]
         with rblstore.init(tmp_path / "store") as repo:
             for license in said:
                 identity = repo.commit("said", identity=base, license=license, allow_empty=True).identity
