@@ -10,9 +10,9 @@ from rblstore.repository import Store
 
 if TYPE_CHECKING:
     from rblstore.operations.audit import AuditResult
-    from rblstore.operations.forget import ForgetResult
     from rblstore.operations.audit_history import AuditHistory
     from rblstore.operations.export import ExportResult
+    from rblstore.operations.forget import ForgetResult
     from rblstore.operations.license_effect import LicenseEffect
     from rblstore.operations.progress import Progress
     from rblstore.operations.sign import SignResult

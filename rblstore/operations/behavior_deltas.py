@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from rblstore.checkpoints.adapter_effects import ModuleUpdate, bind_updates
 from rblstore.checkpoints.adapter_shapes import Misfit, pair_is_swapped
 from rblstore.checkpoints.merging import MERGEABLE, CannotMergeError, lora_scaling, oriented, read_floats
+from rblstore.forgotten import tombstones_of
 from rblstore.objects.content_records import Effect, FileManifest, Ground, StoredTensor
 from rblstore.objects.dtypes import BITS
 from rblstore.objects.history_records import Composition
@@ -69,7 +70,13 @@ def behavior_deltas(store: Store, composition: Composition) -> tuple[BehaviorDel
         CorruptError: Stored bytes are missing or damaged.
     """
     beneath = composed_state(store, composition).tensors
-    return tuple(_of(store, member, beneath) for member in members(store, composition))
+    forgotten = tombstones_of(store, (slot.behavior for slot in composition.slots))
+    return tuple(
+        BehaviorDeltas(slot.name, {}, reason="its content was removed on purpose")
+        if slot.behavior in forgotten
+        else _of(store, member, beneath)
+        for slot, member in zip(composition.slots, members(store, composition), strict=True)
+    )
 
 
 def _of(store: Store, member: Member, beneath: Mapping[str, StoredTensor]) -> BehaviorDeltas:

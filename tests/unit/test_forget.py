@@ -101,6 +101,7 @@ def test_its_content_goes_and_history_still_resolves(tmp_path: Path) -> None:
         assert [one.name for one in repo.diff("HEAD^", "HEAD").slots] == ["polite"]
         assert [one.name for one in repo.audit("HEAD^").components if one.role == "behavior"] == ["polite", "brief"]
         assert repo.du("HEAD^").commit is not None
+        assert next(one for one in repo.report("HEAD^").parts if one.name == "polite").ranks == ()
         assert not repo.repack().dry_run
         repo.checkout("HEAD", tmp_path / "out")
         assert repo.fsck(full=True).ok
@@ -271,6 +272,7 @@ def test_an_identity(tmp_path: Path) -> None:
         assert (shown.forgotten.author, shown.tensors > 0) == ("Ada", True)
         assert repo.diff("HEAD~2", "HEAD").slots
         assert repo.audit().components[0].role == "identity"
+        assert repo.repack(compression="max").compression == "max"
         assert repo.fsck(full=True).ok
         check(repo)
 

@@ -15,7 +15,8 @@ def forget_lines(result: Any) -> Iterator[str]:
         result: The document of a ``ForgetResult``.
     """
     done = result["applied"]
-    yield f"{'forgotten' if done else 'would be forgotten'}: {result['role']} {result['name']} ({short(result['subject'])})"
+    what = f"{result['role']} {result['name']} ({short(result['subject'])})"
+    yield f"{'forgotten' if done else 'would be forgotten'}: {what}"
     yield f"reason: {result['reason']}"
     goes = f"{plural(result['contents'], 'content')}, {size(result['bytes'])}"
     yield f"{'goes' if done else 'would go'} with the next gc, once its grace is over: {goes}"

@@ -14,7 +14,17 @@ _WHY = {
     "unlisted": "left by a command that did not come to its end",
     "forgotten": "something in it was removed on purpose",
 }
-_COUNTED = ("commit", "identity", "behavior", "baseline", "verification", "training-state", "study", "signature", "tombstone")
+_COUNTED = (
+    "commit",
+    "identity",
+    "behavior",
+    "baseline",
+    "verification",
+    "training-state",
+    "study",
+    "signature",
+    "tombstone",
+)
 _MANY = {"identity": "identities"}
 _PACKS = 20
 
