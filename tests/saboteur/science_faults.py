@@ -97,4 +97,53 @@ SCIENCE_FAULTS = (
         "None",
         "unit/test_divergence_verdict.py",
     ),
+    Fault(
+        "the store resets nothing",
+        "operations/mechanism_rows.py",
+        """elif reset == "store":
+            self._model.restore()""",
+        """elif reset == "store":
+            pass""",
+        "unit/test_study_mechanisms.py",
+        "by_the_store",
+    ),
+    Fault(
+        "what is recovered is never less than nothing",
+        "operations/study_scale.py",
+        "100.0 * fidelity",
+        "max(0.0, 100.0 * fidelity)",
+        "unit/test_study_mechanisms.py",
+        "scale_is_in",
+    ),
+    Fault(
+        "steps are taken in the model's own type",
+        "divergence/adaptations.py",
+        "parameter.detach().to(torch.float32, copy=parameter.dtype != torch.float32)",
+        "parameter.detach()",
+        "unit/test_divergence_adaptations.py",
+        "small_steps",
+    ),
+    Fault(
+        "layers stay frozen after training",
+        "divergence/adaptations.py",
+        "parameter.requires_grad_(flag)",
+        "parameter.requires_grad_(False)",
+        "unit/test_divergence_adaptations.py",
+        "last_layers_alone",
+    ),
+    Fault(
+        "a row that is nearly equal goes the short way",
+        "divergence/fast_terms.py",
+        "(kl > _LEAST) & (js > _LEAST)",
+        "(kl > -1) & (js > -1)",
+        "unit/test_divergence_metrics.py",
+    ),
+    Fault(
+        "what was read ahead is taken for equal",
+        "divergence/compare.py",
+        "equal = reading.result() == values_bytes(ours.values)",
+        "equal = True",
+        "unit/test_divergence_compare.py",
+        "read",
+    ),
 )
