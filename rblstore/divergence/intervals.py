@@ -14,7 +14,7 @@ too, and there it means that nothing is known (:attr:`Interval.known`).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -108,7 +108,7 @@ def interval(
     if bool((values == values.flat[0]).all()):
         # Summing and dividing equal numbers may round; they have no spread at all.
         return _interval(float(values.flat[0]), None, values, level, resamples)
-    return _interval(mean, _resampled([values], resamples, seed)[0], values, level, resamples)
+    return _interval(mean, _resampled(values, resamples, seed), values, level, resamples)
 
 
 def recovery_interval(
@@ -119,7 +119,9 @@ def recovery_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval | None:
-    """RF = 1 - mean(recovered) / mean(adapted) with its interval: both means are taken over the same resample.
+    """RF = 1 - mean(recovered) / mean(adapted) with its interval: both means are over the same prompts of a resample.
+
+    Each seed is an adaptation of its own with an RF of its own; over several it is the mean of these.
 
     Args:
         recovered: KL(reference || recovered), ``[seed][prompt]``.
@@ -139,14 +141,11 @@ def recovery_interval(
     _check(level, resamples, seed)
     if top.shape != bottom.shape:
         raise BadMeasurementsError("the recovered and the adapted model were not measured on the same prompts")
-    below = math.fsum(bottom.flat)
-    if not below > 0:
-        return None
-    tops, bottoms = _resampled([top, bottom], resamples, seed)
-    if not bool((bottoms > 0).all()):
-        return None
-    mean, means = 1.0 - math.fsum(top.flat) / below, 1.0 - tops / bottoms
-    return _interval(mean, means, top, level, resamples)
+    means = [1.0 - math.fsum(above) / below if (below := math.fsum(of)) > 0 else None
+             for above, of in zip(top.tolist(), bottom.tolist(), strict=True)]  # fmt: skip
+    known = [value for value in means if value is not None]
+    found = _recoveries(top, bottom, resamples, seed) if len(known) == len(means) else None
+    return None if found is None else _interval(math.fsum(known) / len(known), found, top, level, resamples)
 
 
 def _interval(
@@ -189,21 +188,42 @@ def _check(level: float, resamples: int, seed: int) -> None:
         raise BadIntervalError(f"the seed {seed} is not an integer from 0 to 2^53 - 1", object=str(seed))
 
 
-def _resampled(matrices: Sequence[NDArray[np.float64]], resamples: int, seed: int) -> list[NDArray[np.float64]]:
-    """Means of every resample, the same draws for each matrix (seeds, prompts)."""
+def _resampled(matrix: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """The mean of every resample of a matrix (seeds, prompts)."""
     import numpy as np
 
-    seeds, prompts = matrices[0].shape
+    drawn = _draws(matrix.shape, resamples, seed)
+    return np.concatenate([((of_seeds @ matrix) * of_prompts).sum(axis=1) for of_seeds, of_prompts in drawn])
+
+
+def _recoveries(
+    top: NDArray[np.float64], bottom: NDArray[np.float64], resamples: int, seed: int
+) -> NDArray[np.float64] | None:
+    """RF of every resample; None where one of them has none."""
+    import numpy as np
+
+    found = []
+    for of_seeds, of_prompts in _draws(top.shape, resamples, seed):
+        below = of_prompts @ bottom.T
+        if not bool((below > 0).all()):
+            return None
+        found.append(1.0 - (of_seeds * ((of_prompts @ top.T) / below)).sum(axis=1))
+    return np.concatenate(found)
+
+
+def _draws(
+    shape: tuple[int, ...], resamples: int, seed: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """The shares of seeds and of prompts in some resamples at a time: (resamples, seeds) and (resamples, prompts)."""
+    import numpy as np
+
+    seeds, prompts = shape
     # The bits of the generator are promised to stay; what numpy makes of them in its distributions is not.
     generator = np.random.PCG64(seed)
-    means = [np.empty(resamples) for _ in matrices]
     step = max(1, _DRAWS // max(seeds, prompts))
     for start in range(0, resamples, step):
         count = min(step, resamples - start)
-        of_seeds, of_prompts = _weights(generator, count, seeds), _weights(generator, count, prompts)
-        for matrix, found in zip(matrices, means, strict=True):
-            found[start : start + count] = ((of_seeds @ matrix) * of_prompts).sum(axis=1)
-    return means
+        yield _weights(generator, count, seeds), _weights(generator, count, prompts)
 
 
 def _weights(generator: Any, count: int, size: int) -> NDArray[np.float64]:

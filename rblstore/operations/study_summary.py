@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +31,8 @@ class SummaryRow:
         seeds: In which random numbers it was made; empty where none were.
         bit_equal: Whether all outputs of all seeds equal the reference's, bit for bit; None where nothing was compared.
         measures: By name, measures of prompts first (their mean over prompts and seeds, with a bootstrap interval over
-            both), then values of points (over seeds alone). None where one of the numbers is unknown or infinite.
+            both), then values of points (over seeds alone; ``rf`` over both, where the adapted model was measured on
+            every prompt). None where one of the numbers is unknown or infinite.
         reason: Why a number is None, of the first point that says so; else None.
     """
 
@@ -65,10 +67,11 @@ def summarise(record: Study) -> tuple[SummaryRow, ...]:
     groups: dict[bytes, list[StudyPoint]] = {}
     for point in record.points:
         groups.setdefault(point_key(point.condition, None), []).append(point)
-    return tuple(_row(points) for points in groups.values())
+    known = {point_key(point.condition, point.seed): point for point in record.points}
+    return tuple(_row(points, known) for points in groups.values())
 
 
-def _row(points: Sequence[StudyPoint]) -> SummaryRow:
+def _row(points: Sequence[StudyPoint], known: Mapping[bytes, StudyPoint]) -> SummaryRow:
     compared = [point.bit_equal for point in points if point.bit_equal is not None]
     of_prompts = {name for point in points for prompt in point.prompts for name in prompt.values}
     of_points = {name for point in points for name in point.values} - of_prompts
@@ -77,6 +80,8 @@ def _row(points: Sequence[StudyPoint]) -> SummaryRow:
         measures[name] = _interval([[prompt.values.get(name) for prompt in point.prompts] for point in points])
     for name in sorted(of_points):
         measures[name] = _interval([[point.values.get(name)] for point in points])
+    if measures.get("rf") is not None:
+        measures["rf"] = _recovery(points, known) or measures["rf"]
     return SummaryRow(
         points[0].condition,
         tuple(point.seed for point in points if point.seed is not None),
@@ -84,6 +89,38 @@ def _row(points: Sequence[StudyPoint]) -> SummaryRow:
         measures,
         next((point.reason for point in points if point.reason is not None), None),
     )
+
+
+def _recovery(points: Sequence[StudyPoint], known: Mapping[bytes, StudyPoint]) -> Interval | None:
+    """RF over prompts and seeds; None where a point's adapted model is not among the points, or RF is undefined."""
+    from rblstore.divergence.intervals import recovery_interval
+
+    recovered, adapted = [], []
+    for point in points:
+        before = known.get(point_key(_adapted(point.condition), point.seed))
+        after, whole = _kl(point), [] if before is None else _kl(before)
+        divided_by = point.values.get("kl_adapted")
+        if not after or len(after) != len(whole) or divided_by is None:
+            return None
+        if not math.isclose(math.fsum(whole) / len(whole), divided_by, rel_tol=1e-9):
+            return None  # RF was taken against another measurement
+        recovered.append(after)
+        adapted.append(whole)
+    return recovery_interval(recovered, adapted) if len({len(row) for row in recovered}) == 1 else None
+
+
+def _adapted(condition: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The condition of the adapted model that a point's RF is taken against."""
+    for name, before in (("epsilon", 0.0), ("reset", "none"), ("part", "adapted")):
+        if name in condition:
+            return {**condition, name: before}
+    return dict(condition)
+
+
+def _kl(point: StudyPoint) -> list[float]:
+    """KL of every prompt; empty where one is unknown."""
+    found = [value for prompt in point.prompts if (value := prompt.values.get("kl")) is not None]
+    return found if len(found) == len(point.prompts) else []
 
 
 def _interval(rows: Sequence[Sequence[float | None]]) -> Interval | None:

@@ -175,6 +175,17 @@ def test_mutation_is_undone_by_the_store_alone(mutated: StudyResult) -> None:
     assert found[0.1, "none"].mean("js") > found[0.001, "none"].mean("js")
 
 
+def test_rf_is_uncertain_over_prompts_too(eliminated: StudyResult, mutated: StudyResult) -> None:
+    for result in (eliminated, mutated):
+        for row in rows(result):
+            found, points = row.measures["rf"], [one for one in result.record.points if one.condition == row.condition]
+            assert found.prompts == len(PROMPTS)
+            assert found.mean == pytest.approx(math.fsum(one.values["rf"] for one in points) / len(points), rel=1e-12)
+    spread = [row.measures["rf"] for row in rows(eliminated)]
+    assert any(one.low < one.mean < one.high for one in spread)
+    assert (spread[-1].low, spread[-1].high) == (1.0, 1.0)
+
+
 def test_a_mutation_is_the_same_again(mutated: StudyResult, shelf: Shelf) -> None:
     again = shelf.repo.study_mutation(shelf.a, [0.1], seeds=1)
     points = [point for point in mutated.record.points if point.condition["alpha"] == 0.1 and point.seed == 0]
