@@ -1,7 +1,7 @@
 """KL, JS and entropy over full next-token distributions: pure functions of tensors (arXiv 2603.02934, Measures).
 
-Everything is computed in float64, block by block, so that the memory needed beside the inputs stays near ten
-megabytes (sixty on an accelerator), or five times a row of float64 where that is more, whatever the number of positions.
+Everything is computed in float64, block by block, so that the memory needed beside the inputs stays near ten megabytes
+(sixty on an accelerator), or five rows of float64 where that is more, whatever the number of positions.
 
 Both divergences are summed in forms whose terms are all non-negative, so that small values keep their digits. With
 ``d = log q - log p`` and ``t = expm1(d)``, so that ``q = p (1 + t)``:

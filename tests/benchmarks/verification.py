@@ -264,8 +264,8 @@ def page(document: Mapping[str, Any]) -> str:
         (
             "Equal outputs cost a SHA-256 a prompt and no reading. Where outputs differ the recorded logits are read "
             "from the store, two prompts at once, and verified; KL and JS are computed in float64, whole rows at a "
-            "time, by torch's threads. The plain implementation has the reference in memory already, and does in float64 what one "
-            "writes down first."
+            "time, by torch's threads. The plain implementation has the reference in memory already, and does in "
+            "float64 what one writes down first."
         ),
     ]
     return "\n\n".join(parts) + "\n"
