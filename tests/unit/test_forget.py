@@ -314,6 +314,29 @@ def test_what_is_lost_besides_is_damage(tmp_path: Path) -> None:
         repo.checkout("HEAD", tmp_path / "out")
 
 
+def test_what_is_shared_is_damage_where_it_is_lost(tmp_path: Path) -> None:
+    """And comes back, for what was not forgotten."""
+    with story(tmp_path) as repo:
+        twin = write_adapter(tmp_path / "twin", seed=1, lora_alpha=9)
+        repo.commit("twin", behaviors={"twin": twin})
+        polite = slots(repo, "HEAD~2")["polite"]
+        repo.forget(str(polite), reason=WHY, apply=True)
+        gone(repo)
+        both = contents_named_by(repo._store, polite) & contents_named_by(repo._store, slots(repo)["twin"])
+        with repo._store.catalog.read() as reader:
+            held = {at.pack for at in reader.locations(map(ContentId, both)).values()}
+        for pack in held:
+            (repo.path / ".rbl" / "packs" / pack[:2] / f"{pack}.pack").unlink()
+    rblstore.reindex(tmp_path / "store")
+    with rblstore.open(tmp_path / "store") as repo:
+        assert {one.object for one in repo.fsck().damages} >= both
+    result = rblstore.repair(tmp_path / "store", sources=[twin, tmp_path / "base-0", tmp_path / "brief"], apply=True)
+    assert result.whole
+    with rblstore.open(tmp_path / "store") as repo:
+        assert stored(repo, contents_named_by(repo._store, polite)) == both
+        repo.checkout("HEAD", tmp_path / "out")
+
+
 def test_a_crash_leaves_before_or_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with story(tmp_path) as repo:
         before = packs(repo)
