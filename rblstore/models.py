@@ -140,7 +140,7 @@ class Models:
         Raises:
             ConflictError: The model is not the commit's, which every tensor is compared for; or it cannot be bound.
         """
-        from rblstore.operations.live_model import CACHE_BYTES, attach_model
+        from rblstore.operations.live_attaching import CACHE_BYTES, attach_model
 
         return attach_model(
             self._store,

@@ -55,7 +55,7 @@ def bind_model(
 
     Args:
         store: The repository.
-        model: See :func:`rblstore.operations.live_model.attach_model`.
+        model: See :func:`rblstore.operations.live_attaching.attach_model`.
         composition: What it is, or is to be.
         compositions: In which that was checked.
         form: How behaviors are to be held, or None.

@@ -1,4 +1,4 @@
-"""``attach``: a model in memory bound to a commit, and what can be done to it from then on."""
+"""A model in memory that is bound to a commit, and what can be done to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rblstore.errors import ConflictError, LockedError, UsageError
 from rblstore.objects.history_records import Composition, Slot
 from rblstore.objects.ids import CommitId
 from rblstore.operations.live_compositions import (
-    Compositions,
     check_weight,
     slot_of,
     with_slot,
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from rblstore.operations.live_switch import LiveState
     from rblstore.operations.live_values import LiveValues
     from rblstore.operations.revert import RevertResult
-
-CACHE_BYTES = 512 << 20
 
 
 class LiveBusyError(LockedError):
@@ -251,13 +248,21 @@ class LiveModel:
             if state.form != "adapters":
                 state.become(state.composition, "adapters")
 
-    def verify(self, probe: str | None = None, tolerance: float = 1e-6, author: str | None = None) -> LiveVerification:
+    def verify(
+        self,
+        probe: str | None = None,
+        tolerance: float = 1e-6,
+        author: str | None = None,
+        *,
+        threshold: float | None = None,
+    ) -> LiveVerification:
         """Compares every tensor with the stored one, and the outputs under a probe with the composition's baseline.
 
         Args:
             probe: The probe's name; None for the live model's, the default or the only one.
             tolerance: KL and JS (nats) below which the verdict is within tolerance.
             author: Who is named in the evidence.
+            threshold: KL (nats) above which a single prompt is flagged; None for the tolerance.
 
         Raises:
             DivergedError: Tensors or outputs differ; says which.
@@ -265,15 +270,15 @@ class LiveModel:
         from rblstore.operations.live_proof import verify_live
 
         with self.using():
-            return verify_live(self, probe, tolerance, author)
+            return verify_live(self, probe, tolerance, author, threshold)
 
     def revert(self, target: str, **options: Any) -> RevertResult:
         """Takes a behavior, or what a commit changed, out of this very model, proves it, and commits that.
 
         Args:
             target: A behavior's name, else a revision.
-            options: ``probe``, ``tolerance``, ``verify``, ``require_verified``, ``mainline``, ``message``, ``author``,
-                as for ``repo.revert``.
+            options: ``probe``, ``tolerance``, ``threshold``, ``verify``, ``require_verified``, ``mainline``,
+                ``message``, ``author``, as for ``repo.revert``.
 
         Raises:
             NotHeadError: HEAD is another composition than the model.
@@ -351,7 +356,7 @@ class LiveModel:
                 "another thread is using the live model", hint="Wait for it, or use a lock of your own."
             )
         try:
-            with _out_of_inference_mode():
+            with out_of_inference_mode():
                 yield
         finally:
             self._lock.release()
@@ -386,64 +391,8 @@ class LiveModel:
         become_proved(state, target, form, probe=self.probe, discard=discard, allow_no_effect=allow_no_effect)
 
 
-def _out_of_inference_mode() -> AbstractContextManager[None]:
+def out_of_inference_mode() -> AbstractContextManager[None]:
     """Leaves the caller's ``torch.inference_mode``: nobody could write to a tensor made in it once it is over."""
     import torch
 
     return torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
-
-
-def attach_model(
-    store: Store,
-    model: Any,
-    revision: str = "HEAD",
-    *,
-    form: LiveForm | None = None,
-    cache_bytes: int = CACHE_BYTES,
-    probe: str | None = None,
-    author: str = "unknown",
-    allow_no_effect: bool = False,
-    progress: Progress | None = None,
-) -> LiveModel:
-    """Binds a model in memory to a commit.
-
-    Args:
-        store: The repository.
-        model: The commit's model: with its behaviors attached by rblstore's load or by peft, or merged; or what lies
-            beneath them, which they are then put on.
-        revision: The commit.
-        form: ``adapters`` or ``merged``; None for what the model has, ``adapters`` where behaviors are put on.
-        cache_bytes: Memory for tensors that behaviors touch and for adapters that were taken off.
-        probe: Name or id of the probe that attaching and verifying measure.
-        author: Who is named in what is recorded.
-        allow_no_effect: Whether behaviors that are put on may change no output on the probe.
-        progress: Is told bytes read.
-
-    Raises:
-        ConflictError: The model is not the commit's: says what differs.
-        UnbindableError: Quantized, sharded, offloaded or without values (meta).
-        UnknownRevisionError: No commit of that name.
-    """
-    from rblstore.operations.live_binding import bind_model
-
-    wanted = None if form is None else check_form(form)
-    if isinstance(cache_bytes, bool) or not isinstance(cache_bytes, int) or cache_bytes < 0:
-        raise UsageError(f"'cache_bytes' is a whole number from 0, not {cache_bytes!r:.40}", object="cache_bytes")
-    compositions = Compositions(store)
-    commit, composition = compositions.at(revision)
-    compositions.checked(composition)
-    with _out_of_inference_mode():
-        state = bind_model(
-            store,
-            model,
-            composition,
-            compositions,
-            form=wanted,
-            cache_bytes=cache_bytes,
-            probe=probe,
-            allow_no_effect=allow_no_effect,
-            progress=progress,
-        )
-    live = LiveModel(store, state, commit, author=author, probe=probe, progress=progress)
-    state.register(live)
-    return live

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rblstore.checkpoints.composition_ground import shown
+from rblstore.divergence.locality import check_threshold
 from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance
 from rblstore.errors import ConflictError, DivergedError
 from rblstore.objects.evidence_records import Probe, Verification
@@ -83,6 +84,7 @@ class LiveVerification(Result):
         probe_name: The probe's name, or None.
         verification_id: The stored evidence's id, or None.
         verification: The evidence, or None.
+        threshold: Above which a prompt is flagged (KL, nats); None for the verification's tolerance.
     """
 
     verdict: str
@@ -93,9 +95,10 @@ class LiveVerification(Result):
     probe_name: str | None
     verification_id: VerificationId | None
     verification: Verification | None
+    threshold: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        measured = {} if self.verification is None else verification_document(self.verification)
+        measured = {} if self.verification is None else verification_document(self.verification, self.threshold)
         return {
             **measured,
             "commit": None if self.commit is None else str(self.commit),
@@ -113,6 +116,7 @@ def verify_live(
     probe: str | None = None,
     tolerance: float = DEFAULT_TOLERANCE,
     author: str | None = None,
+    threshold: float | None = None,
 ) -> LiveVerification:
     """Compares a live model with the store: every tensor by its bits, the outputs under a probe with a baseline.
 
@@ -126,14 +130,18 @@ def verify_live(
             are compared.
         tolerance: KL and JS (nats) below which the verdict is within tolerance.
         author: Who; None for the live model's author.
+        threshold: KL (nats) above which a single prompt is flagged; None for the tolerance.
 
     Raises:
         WeightsDifferError: Tensors do not hold the stored bits; names them.
         VerificationDivergedError: The weights are as stored, and the outputs are not the baseline's.
         ProbeMismatchError: The probe does not fit the model.
         BadToleranceError: The tolerance is not a finite number of at least 0.
+        BadThresholdError: The same of the threshold.
     """
     check_tolerance(tolerance)
+    if threshold is not None:
+        check_threshold(threshold)
     store, author = live.store, author or live.author
     composition, form = live.composition, live.form
     composition_id = CompositionId(Composition.id_of(composition.encode()))
@@ -156,6 +164,7 @@ def verify_live(
             verification_id,
             evidence,
             "Look for hooks and replaced methods: live.residue()",
+            threshold,
         )
     return LiveVerification(
         "unverified" if evidence is None else evidence.verdict,
@@ -166,6 +175,7 @@ def verify_live(
         None if found is None else found[0],
         verification_id,
         evidence,
+        threshold,
     )
 
 

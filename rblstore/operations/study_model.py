@@ -14,8 +14,9 @@ from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.ids import CommitId, CompositionId, ProbeId
 from rblstore.objects.study_records import PromptMeasures, Scalar, StudyPoint
 from rblstore.operations.baseline import check_fit, find_baseline, record_baseline, references
+from rblstore.operations.live_attaching import attach_model
 from rblstore.operations.live_measuring import live_environment
-from rblstore.operations.live_model import LiveModel, attach_model
+from rblstore.operations.live_model import LiveModel
 from rblstore.operations.live_repair import repair_state
 from rblstore.operations.live_wanted import wanted_values
 from rblstore.operations.load import load_composition

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import rblstore
+from rblstore.divergence.locality import BadThresholdError
+from rblstore.operations.verify import VerificationDivergedError
 
 PROMPTS = [{"id": f"p{at}", "tokens": row.tolist()} for at, row in enumerate(tiny_models.PROMPT)]
 UNSAID = 95  # a token that no prompt has
@@ -92,6 +94,24 @@ class TestVerify:
             "js",
             "verification",
         }
+
+    def test_prompts_are_flagged_above_a_threshold_of_its_own(self, probed: Any) -> None:
+        live = probed.attach(probed.load(), "HEAD")
+        assert live.verify().as_json()["local"]["threshold"] == 1e-6
+
+        def doubled(_: Any, __: Any, output: Any) -> None:
+            output.logits.mul_(2.0)
+
+        live.model.register_forward_hook(doubled)
+        with pytest.raises(VerificationDivergedError) as caught:
+            live.verify(threshold=1e-9)
+        assert caught.value.threshold == 1e-9
+        result = live.verify(tolerance=10.0, threshold=1e-9)
+        assert result.as_json()["local"]["threshold"] == 1e-9
+        assert len(result.as_json()["local"]["flagged"]) == len(PROMPTS)
+        assert not live.verify(tolerance=10.0).as_json()["local"]["flagged"]
+        with pytest.raises(BadThresholdError):
+            live.verify(threshold=-1.0)
 
     def test_the_baseline_is_the_one_of_rbl_verify(self, probed: Any) -> None:
         recorded = probed.baseline("HEAD~1")
