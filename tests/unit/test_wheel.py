@@ -47,7 +47,8 @@ def test_what_is_in_it(wheel: Path) -> None:
         names = set(archive.namelist())
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
         (entries,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/entry_points.txt"))
-    source = {str(path.relative_to(ROOT)) for path in (ROOT / "rblstore").rglob("*.py")}
+    source = {str(path.relative_to(ROOT)) for end in ("py", "toml") for path in (ROOT / "rblstore").rglob(f"*.{end}")}
+    assert "rblstore/provenance/rules/gemma.toml" in source
     migrations = {f"rblstore/{path.relative_to(ROOT)}" for path in (ROOT / "migrations").rglob("*.py")}
     assert any("/versions/" in name for name in migrations)
     assert source | migrations | {"rblstore/py.typed", "rblstore/migrations/script.py.mako"} <= names
