@@ -7,12 +7,17 @@ import torch
 
 def vocabulary_of(model: torch.nn.Module) -> int | None:
     """Rows of the model's input embedding: token ids are below it. None where it has none that is known."""
+    weight = getattr(embedding_of(model), "weight", None)
+    return int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.ndim == 2 else None
+
+
+def embedding_of(model: torch.nn.Module, *, output: bool = False) -> torch.nn.Module | None:
+    """The module that reads token ids, or with ``output`` the one that gives logits; None where none is known."""
     try:
-        embedding = model.get_input_embeddings()
+        found: torch.nn.Module | None = getattr(model, "get_output_embeddings" if output else "get_input_embeddings")()
     except (AttributeError, NotImplementedError):
         return None
-    weight = getattr(embedding, "weight", None)
-    return int(weight.shape[0]) if isinstance(weight, torch.Tensor) and weight.ndim == 2 else None
+    return found
 
 
 def context_of(model: torch.nn.Module) -> int | None:

@@ -218,11 +218,12 @@ class LivePlaces:
         from torch import nn
 
         from rblstore.checkpoints.plain_view import plain_model, plain_modules, unwrapped
+        from rblstore.divergence.model_limits import embedding_of
 
         plain = plain_model(self._model)
-        embedding, output = (
-            None if (found := _module_of(plain, getter)) is None else unwrapped(found)
-            for getter in ("get_input_embeddings", "get_output_embeddings")
+        embedding, head = (
+            None if (found := embedding_of(plain, output=output)) is None else unwrapped(found)
+            for output in (False, True)
         )
         config = getattr(plain, "config", None)
         for _, module in plain_modules(self._model):
@@ -238,15 +239,7 @@ class LivePlaces:
                 config.get_text_config().vocab_size = after
                 if hasattr(plain, "vocab_size"):
                     plain.vocab_size = after
-            elif module is not output and isinstance(module, nn.Linear) and getattr(config, "num_labels", 0) == before:
+            elif module is not head and isinstance(module, nn.Linear) and getattr(config, "num_labels", 0) == before:
                 config.num_labels = after
                 if hasattr(plain, "num_labels"):
                     plain.num_labels = after
-
-
-def _module_of(model: nn.Module, getter: str) -> nn.Module | None:
-    try:
-        found: nn.Module | None = getattr(model, getter)()
-    except (AttributeError, NotImplementedError):
-        return None
-    return found
