@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -61,11 +61,19 @@ def audit_path(
 def _checkout(store: Store, path: Path, manifest: CheckoutManifest, request: AuditRequest) -> AuditResult:
     from rblstore.checkpoints.checkout_comparison import compare_directory
 
-    differences = [f"{one.path} {one.kind}" for one in compare_directory(path, manifest)]
+    differences = [*_lies(store, manifest), *(f"{one.path} {one.kind}" for one in compare_directory(path, manifest))]
     if len(differences) > _MAX_NAMED:
         differences[_MAX_NAMED:] = [f"and {len(differences) - _MAX_NAMED} more files"]
     asked = replace(request, merged=request.merged or manifest.form == "merged")
     return replace(audit_commit(store, manifest.commit, asked, differences), path=str(path))
+
+
+def _lies(store: Store, manifest: CheckoutManifest) -> Iterator[str]:
+    """What the checkout's own manifest says otherwise than the commit that it names: anybody can write such a file."""
+    from rblstore.operations.checkout_manifest_check import manifest_differences
+
+    for difference in manifest_differences(store, manifest):
+        yield f"{MANIFEST_FILE} says otherwise than the commit: {difference}"
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,9 @@ def _loose(store: Store, path: Path, request: AuditRequest, progress: Progress |
         files.append(
             FileFound(name, size, digest, tuple(labels[one.id] for one in holding), tuple(within)[:_MAX_COMMITS])
         )
+    if path.is_dir():
+        chosen = _covering(found.values(), {digest: size for _, size, digest in digests})
+        components = [one for one in components if one.id in chosen]
     every = (*components, *tokenizers_of(components), *datasets_of(components))
     unknown = [file.path for file in files if not file.parts]
     if len(unknown) > _MAX_NAMED:
@@ -114,6 +125,23 @@ def _loose(store: Store, path: Path, request: AuditRequest, progress: Progress |
         tuple(RuleSetUsed(name, version) for name, version in book.sets), request.merged,
         request.data_reaches_weights, None, None, str(path), tuple(files),
     )  # fmt: skip
+
+
+def _covering(holders: Iterable[_Holder], sizes: Mapping[ContentId, int]) -> set[RecordId]:
+    """Those that explain what lies in a directory: a card that ten adapters share makes it none of the other nine.
+
+    Args:
+        holders: Whatever holds a file of the directory.
+        sizes: Bytes of the directory's files.
+    """
+    held = {one.id: frozenset(entry.sha256 for entry in one.files) & sizes.keys() for one in holders}
+    chosen: dict[RecordId, frozenset[ContentId]] = {}
+    covered: set[ContentId] = set()
+    for own in sorted(held, key=lambda one: (-sum(sizes[digest] for digest in held[one]), one)):
+        if not held[own] <= covered or held[own] in chosen.values():
+            chosen[own] = held[own]
+            covered |= held[own]
+    return set(chosen)
 
 
 def _holders(store: Store) -> Iterator[_Holder]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,18 @@ def test_a_checkout_is_its_commit_and_what_was_changed_in_it(repo: Any, tmp_path
     assert {one.level for one in changed} == {"conflict"}
 
 
+def test_a_checkout_that_lies_about_its_files_is_found_out(repo: Any, tmp_path: Path) -> None:
+    repo.checkout("HEAD", tmp_path / "out")
+    config, manifest = tmp_path / "out" / "config.json", tmp_path / "out" / "rbl-composition.json"
+    old, size = hashlib.sha256(config.read_bytes()).hexdigest(), config.stat().st_size
+    config.write_bytes(b"x" * size)
+    new = hashlib.sha256(config.read_bytes()).hexdigest()
+    manifest.write_text(manifest.read_text().replace(old, new).replace('"weight": 1.0', '"weight": 0.5'))
+    assert repo.status(tmp_path / "out").clean  # by its own word
+    lies = [one.message for one in repo.audit_path(tmp_path / "out").findings if one.rule == "gap.files-differ"]
+    assert [lie.rpartition(": ")[2] for lie in lies] == ["behaviors", "config.json"]
+
+
 def test_a_merged_checkout_is_audited_as_merged(repo: Any, tmp_path: Path) -> None:
     repo.checkout("HEAD~1", tmp_path / "out", form="merged")
     assert repo.audit_path(tmp_path / "out").merged
@@ -150,6 +163,19 @@ def test_loose_files_are_known_by_digest(repo: Any, made: Path, tmp_path: Path) 
     assert repo.audit_path(made / "base").files[0].parts == ("identity base",)
     with pytest.raises(InputError):
         repo.audit_path(tmp_path / "nothing")
+
+
+def test_a_file_that_several_share_makes_a_directory_none_of_the_others(repo: Any, made: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("one", "two"), start=20):
+        tiny.write_adapter(tmp_path / name, seed=seed)
+        (tmp_path / name / "README.md").write_text("---\nlicense: mit\n---\n")
+        repo.commit(name, behaviors={name: tmp_path / name})
+    result = repo.audit_path(tmp_path / "one")
+    assert [part.label for part in result.components] == ["behavior one"]
+    shared = {file.path: file.parts for file in result.files}
+    assert shared["README.md"] == ("behavior one", "behavior two")
+    both = repo.audit_path(tmp_path / "two" / "README.md")
+    assert [part.label for part in both.components] == ["behavior one", "behavior two"]
 
 
 def test_a_verification_vouches_for_the_behaviors(repo: Any) -> None:
