@@ -10,16 +10,13 @@ everything. Cycles and training are measured on the first model.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from machine import machine, package_versions
-from measuring import find_rblstore
+from measuring import add_common, find_rblstore, keep, measure_and_report
 
 PARTS = ("switching", "cycles", "training")
 
@@ -74,12 +71,6 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return document
 
 
-def keep(document: dict[str, Any], options: argparse.Namespace) -> None:
-    """Writes what there is so far, for a run that is cut short."""
-    for path in filter(None, (options.out, options.json)):
-        path.write_text(json.dumps(document, indent=1) + "\n")
-
-
 def say(text: str) -> None:
     """Where it is, to stderr."""
     print(text, file=sys.stderr, flush=True)
@@ -88,7 +79,7 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures and reports."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a causal language model's checkpoint")
+    add_common(parser)
     parser.add_argument("--random-gb", type=float, default=0.0, metavar="GB", help="a random model as well, that large")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="of switching (7)")
     parser.add_argument("--training-rounds", type=int, default=3, metavar="N", help="of training loops (3)")
@@ -99,29 +90,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--every", type=int, default=10, metavar="N", help="check and commit every N-th step (10)")
     parser.add_argument("--checks", type=int, default=4, metavar="N", help="checks or commits in a loop (4)")
     parser.add_argument("--step-seconds", type=float, default=0.2, metavar="S", help="a step takes at least (0.2)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="of torch (every core)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (everything)")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where to make models and repositories")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the document without a page")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the document; its page goes beside it")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing; write a document's page anew")
     options = parser.parse_args(arguments)
     find_rblstore()
     from live_page import page
 
-    if options.render is not None:
-        document, out = json.loads(options.render.read_text()), options.render
-    else:
-        if options.model is None and not options.random_gb:
-            parser.error("--model or --random-gb is needed, or --render")
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        with tempfile.TemporaryDirectory(prefix="rbl-live-", dir=options.work) as name:
-            document = measure(options, Path(name))
-        keep(document, options)
-        out = options.out
-    if out is not None:
-        out.with_suffix(".md").write_text(page(document))
-    print(page(document))
+    if options.render is None and options.model is None and not options.random_gb:
+        parser.error("--model or --random-gb is needed, or --render")
+    measure_and_report(options, measure, page)
 
 
 if __name__ == "__main__":

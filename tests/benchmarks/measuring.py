@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,47 @@ def environment(cache: Path) -> dict[str, str]:
     if importlib.util.find_spec("rblstore") is None:
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(SOURCE), variables.get("PYTHONPATH"))))
     return variables
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """The options of benchmarks that measure one model within one process, for :func:`measure_and_report`."""
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a causal language model's checkpoint")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="of torch (every core)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where to make models and repositories")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the document without a page")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the document; its page goes beside it")
+    parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing; write a document's page anew")
+
+
+def measure_and_report(
+    options: argparse.Namespace,
+    measure: Callable[[argparse.Namespace, Path], dict[str, Any]],
+    page: Callable[[Mapping[str, Any]], str],
+) -> None:
+    """Measures, or reads what was measured; writes the document and its page, and prints the page.
+
+    Args:
+        options: As :func:`add_common` has them.
+        measure: Gives the document, from the options and a folder that goes away afterwards.
+        page: Makes Markdown of it.
+    """
+    if options.render is not None:
+        document, out = json.loads(options.render.read_text()), options.render
+    else:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        with tempfile.TemporaryDirectory(prefix="rbl-benchmark-", dir=options.work) as name:
+            document = measure(options, Path(name))
+        keep(document, options)
+        out = options.out
+    if out is not None:
+        out.with_suffix(".md").write_text(page(document))
+    print(page(document))
+
+
+def keep(document: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Writes a document, or what there is of it so far for a run that is cut short."""
+    for path in filter(None, (options.out, options.json)):
+        path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def find_rblstore() -> None:

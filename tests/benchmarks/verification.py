@@ -12,10 +12,7 @@ well slows both. Memory is the peak above the loaded model, which is reset befor
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +20,7 @@ from typing import Any
 
 from figures import MB, digits, markdown_table, median
 from machine import machine, package_versions
-from measuring import find_rblstore
+from measuring import add_common, find_rblstore, measure_and_report
 from targets import Target, verdict_table, verdicts
 
 BARE, EQUAL, DIFFERING, PLAIN = "bare", "equal", "differing", "plain"
@@ -278,29 +275,13 @@ def _spread(values: Sequence[float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the arguments, measures and reports."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a causal language model's checkpoint")
+    add_common(parser)
     parser.add_argument("--random-gb", type=float, default=0.02, metavar="GB", help="else a random one, that large")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="the probe's prompts; else made-up token ids")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="(7)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N", help="of torch (every core)")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where to make the repository")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="the document without a page")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the document; its page goes beside it")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing; write a document's page anew")
     options = parser.parse_args(arguments)
     find_rblstore()
-    if options.render is not None:
-        document, out = json.loads(options.render.read_text()), options.render
-    else:
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        with tempfile.TemporaryDirectory(prefix="rbl-verification-", dir=options.work) as name:
-            document = measure(options, Path(name))
-        for path in filter(None, (options.out, options.json)):
-            path.write_text(json.dumps(document, indent=1) + "\n")
-        out = options.out
-    if out is not None:
-        out.with_suffix(".md").write_text(page(document))
-    print(page(document))
+    measure_and_report(options, measure, page)
 
 
 if __name__ == "__main__":
