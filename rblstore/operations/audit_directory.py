@@ -47,7 +47,7 @@ def audit_path(
     """
     request = request or AuditRequest()
     request.book()
-    if (path / MANIFEST_FILE).is_file():
+    if _is_checkout(path):
         from rblstore.operations.checkout_manifest import read_manifest
 
         manifest = read_manifest(path)
@@ -56,6 +56,13 @@ def audit_path(
         if known:
             return _checkout(store, path, manifest, request)
     return _loose(store, path, request, progress)
+
+
+def _is_checkout(path: Path) -> bool:
+    try:
+        return (path / MANIFEST_FILE).is_file()
+    except (OSError, ValueError):  # a name that is too long; whoever reads it next says so
+        return False
 
 
 def _checkout(store: Store, path: Path, manifest: CheckoutManifest, request: AuditRequest) -> AuditResult:

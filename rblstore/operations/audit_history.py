@@ -156,6 +156,8 @@ def _stay(key: tuple[str, str, str, float], number: int, entered: Event, left: E
 
 
 def _full_name(reader: CatalogReader, operations: list[Operation], ref: str) -> str:
+    if not isinstance(ref, str):
+        raise UsageError(f"a ref is text, not a {type(ref).__name__}", hint="A branch, a tag, HEAD.")
     if ref in ("HEAD", "@"):
         return (reader.ref("HEAD") or "").removeprefix(SYMBOLIC)
     known = {change.ref for operation in operations for change in operation.changes}
@@ -195,6 +197,8 @@ def _parts(store: Store, commit: CommitId | None) -> list[tuple[str, str, str, f
 
 
 def _moment_asked(at: str) -> datetime:
+    if not isinstance(at, str):  # the types say so; a notebook does not read them
+        raise UsageError(f"a time is text, not a {type(at).__name__}", hint="2026-03-01, or 2026-03-01T12:00:00Z")
     try:
         if _DAY.fullmatch(at):
             return datetime.fromisoformat(at).replace(tzinfo=timezone.utc) + timedelta(days=1, microseconds=-1)

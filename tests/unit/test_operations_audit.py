@@ -236,6 +236,13 @@ class TestHistory:
             repo.audit_history("nobody")
 
 
+@pytest.mark.parametrize("bad", ["\0", "x" * 5000, "HEAD~99", "main@{1}~9", 7])
+def test_nothing_but_our_errors_comes_out(repo: Any, bad: Any) -> None:
+    for call in (repo.audit, repo.audit_history, repo.audit_path, lambda at: repo.audit(at=at), repo.license_effect):
+        with pytest.raises(rblstore.RblError):
+            call(bad)
+
+
 @pytest.mark.parametrize("use", [[], ["sell"], "use"])
 def test_a_use_that_there_is_not(repo: Any, use: Any) -> None:
     with pytest.raises(UsageError):
