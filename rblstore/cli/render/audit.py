@@ -194,7 +194,7 @@ def _files(files: Any) -> Iterator[str]:
         where = f"{', '.join(file['parts'])}, in {', '.join(short(one) for one in file['commits'][:3]) or 'no commit'}"
         yield from _wrapped(
             f"{file['path']} sha256:{file['sha256'][:12]} {size(file['size'])}: "
-            + (where if file["parts"] else "unknown; see: rbl identify PATH"),
+            + (where if file["parts"] else "unknown"),
             "    ",
         )
     if len(files) > _SHOWN:
