@@ -10,7 +10,7 @@ from rblstore.divergence.locality import check_threshold
 from rblstore.divergence.uncertainty import intervals_of
 from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance, decide
 from rblstore.errors import DivergedError, NotFoundError
-from rblstore.objects.evidence_records import Probe, Verification
+from rblstore.objects.evidence_records import Baseline, Probe, Verification
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import BaselineId, CommitId, CompositionId, ProbeId, VerificationId
 from rblstore.operations.baseline import check_fit, find_baseline, references
@@ -24,7 +24,10 @@ from rblstore.repository import Store
 from rblstore.revisions import resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from rblstore.divergence.compare import Comparison
+    from rblstore.divergence.measure import PromptMeasurement
 
 
 class NoBaselineError(NotFoundError):
@@ -119,6 +122,7 @@ def verify(
         NoBaselineError: The reference has no baseline under the probe.
         VerificationDivergedError: The outputs differ; the evidence is stored.
         ProbeMismatchError: The probe was made for another tokenizer.
+        BaselineMismatchError: The baseline is of another vocabulary; nothing is stored.
         BadToleranceError: The tolerance is not a finite number of at least 0.
         BadThresholdError: The same of the threshold.
     """
@@ -148,9 +152,8 @@ def verify(
     check_fit(store, composition, probe_record, name, model)
     environment = current_environment(model, probe_record)
     baseline_id, baseline_record = find_baseline(store, reference_id, probe_id, environment) or elsewhere
-    comparison = compare(
-        references(store, baseline_record), measure(model, probe_record), output=baseline_record.output
-    )
+    measured = _of_one_vocabulary(measure(model, probe_record), baseline_record, baseline_id)
+    comparison = compare(references(store, baseline_record), measured, output=baseline_record.output)
     record = measured_evidence(
         store,
         # Near to another commit, or far from it: neither is a verdict on this one, and the log must not show it as one.
@@ -177,6 +180,24 @@ def verify(
             threshold,
         )
     return result
+
+
+def _of_one_vocabulary(
+    measured: Iterable[PromptMeasurement], baseline: Baseline, baseline_id: BaselineId
+) -> Iterator[PromptMeasurement]:
+    """What is measured, as long as it is as wide as the baseline: the first prompt tells."""
+    from rblstore.divergence.compare import BaselineMismatchError
+
+    width = baseline.prompts[0].shape[1]
+    for prompt in measured:
+        if prompt.output == baseline.output and prompt.shape[1] != width:
+            what = "an embedding" if baseline.output == "embedding" else "a vocabulary"
+            raise BaselineMismatchError(
+                f"the baseline {baseline_id.short} is of {what} of {width} entries, the model has {prompt.shape[1]}",
+                object=baseline_id,
+                hint="Compare with a commit of the same vocabulary, or with the commit's own baseline.",
+            )
+        yield prompt
 
 
 def measured_evidence(

@@ -257,6 +257,23 @@ class TestVerify:
         assert [one.verdict for one in repo.show(composition).verifications] == ["diverged", "within_tolerance"]
         assert repo.log()[0].verifications == ()  # the commit itself was not put to the test
 
+    def test_a_baseline_of_another_vocabulary_is_an_error_and_leaves_no_evidence(self, tmp_path: Path) -> None:
+        model = tiny_models.llama()
+        tiny_models.save(model, tmp_path / "base")
+        model.resize_token_embeddings(model.config.vocab_size + 8, mean_resizing=False)
+        tiny_models.save(model, tmp_path / "wide")
+        with rblstore.init(tmp_path / "store") as repo:
+            repo.commit("base", identity=tmp_path / "base")
+            repo.add_probe("two", PROMPTS[:2])
+            repo.baseline()
+            repo.commit("wide", behaviors={"wide": tmp_path / "wide"})
+            with pytest.raises(
+                rblstore.ConflictError, match=r"a vocabulary of 96 entries, the model has 104"
+            ) as caught:
+                repo.verify("HEAD", against="HEAD~1")
+            assert caught.value.code == "baseline_mismatch"
+            assert [repo.show(one.composition).verifications for one in repo.log()] == [(), ()]
+
     def test_drift_between_environments_is_shown_apart(self, probed: Story) -> None:
         repo = probed.repo
         threads = torch.get_num_threads()
