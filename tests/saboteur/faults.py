@@ -10,6 +10,7 @@ from typing import Final
 
 from fault import Fault
 from live_faults import LIVE_FAULTS
+from provenance_faults import PROVENANCE_FAULTS
 from science_faults import SCIENCE_FAULTS
 
 FAULTS: Final = (
@@ -511,4 +512,5 @@ FAULTS: Final = (
     ),
     *LIVE_FAULTS,
     *SCIENCE_FAULTS,
+    *PROVENANCE_FAULTS,
 )

@@ -144,6 +144,5 @@ SCIENCE_FAULTS = (
         "equal = reading.result() == values_bytes(ours.values)",
         "equal = True",
         "unit/test_divergence_compare.py",
-        "read",
     ),
 )

@@ -38,7 +38,8 @@ def copy(folder: Path) -> Path:
     folder.mkdir()
     for name in ("rblstore", "tests", "migrations", "docs"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "benchmarks"))
-    shutil.copy(ROOT / "pyproject.toml", folder)
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
     return folder
 
 

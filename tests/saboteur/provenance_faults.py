@@ -1,0 +1,116 @@
+"""Faults in what is said of models: licences, data, exports, and later mends; see :mod:`faults`."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+PROVENANCE_FAULTS = (
+    Fault(
+        "an audit subtracts nothing",
+        "provenance/findings.py",
+        "return tuple(one for one in findings if one.key not in known)",
+        "return tuple(findings)",
+        "unit/test_license_scenarios.py",
+        "subtracted",
+    ),
+    Fault(
+        "an exception to a rule is not looked at",
+        "provenance/engine.py",
+        "if any(matches(rule.unless, one) for one in around):",
+        "if False:",
+        "unit/test_license_scenarios.py",
+    ),
+    Fault(
+        "a licence file gives way to the card",
+        "provenance/said.py",
+        "declared = _with_text(declared, text.expression)",
+        "declared = declared or [text.expression]",
+        "unit/test_said.py",
+    ),
+    Fault(
+        "a data set disappears when another is stated",
+        "operations/claims.py",
+        "by_key[key] = [*(one for one in current[key] if _data_set(one) not in spoken_of), *by_key[key]]",
+        "by_key[key] = [*by_key[key]]",
+        "unit/test_statements.py",
+        "data_set",
+    ),
+    Fault(
+        "terms that mention copyright are dropped from a licence",
+        "provenance/license_texts.py",
+        "drop = _COPYRIGHT.match(lower) and not _TERMS.search(lower)",
+        "drop = _COPYRIGHT.match(lower)",
+        "unit/test_license_texts.py",
+    ),
+    Fault(
+        "a download's notes are believed though its files changed",
+        "checkpoints/hub_metadata.py",
+        "if digests.get(path) != etag:",
+        "if path not in digests:",
+        "unit/test_hub_metadata.py",
+    ),
+    Fault(
+        "an export takes measurements of other commits",
+        "operations/export_facts.py",
+        "record.commits[0] != commit",
+        "commit not in record.commits",
+        "unit/test_exports.py",
+        "metrics_are",
+    ),
+    Fault(
+        "a third of the base's training is all of it",
+        "provenance/annex_xi.py",
+        "(total > SHARE * base) if",
+        "(total > base) if",
+        "unit/test_exports.py",
+        "annex",
+    ),
+    Fault(
+        "contradicting licences become one in SPDX",
+        "provenance/spdx3.py",
+        "if len(stated) != 1:",
+        "if not stated:",
+        "unit/test_exports.py",
+        "spdx_says",
+    ),
+    Fault(
+        "a card names one licence of parts that have none",
+        "provenance/model_card_document.py",
+        "if not all(stated):",
+        "if not any(stated):",
+        "unit/test_exports.py",
+        "hubs_own",
+    ),
+    Fault(
+        "a study that outlived its run is recorded twice",
+        "operations/study_run.py",
+        "study_id = None if self._measured else self._recorded(record)",
+        "study_id = None",
+        "integration/test_studies.py",
+        "outlived_it",
+    ),
+    Fault(
+        "a study's element type is not asked for",
+        "operations/study_model.py",
+        'return {} if self._dtype is None else {"dtype": getattr(torch, self._dtype)}',
+        "return {}",
+        "integration/test_studies.py",
+        "on_the_command_line",
+    ),
+    Fault(
+        "outputs of another vocabulary are a verdict",
+        "operations/verify.py",
+        "if prompt.output == baseline.output and prompt.shape[1] != width:",
+        "if False:",
+        "integration/test_revert_proof.py",
+        "vocabulary",
+    ),
+    Fault(
+        "a schema that rotted is taken for a full disk",
+        "catalog/engine.py",
+        "if not unsuited and not any(word in lowered for word in _DAMAGE):",
+        "if True:",
+        "unit/test_catalog_transactions.py",
+        "suit",
+    ),
+)
