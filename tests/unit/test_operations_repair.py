@@ -349,12 +349,12 @@ def test_a_pack_is_set_aside_only_where_it_cannot_be_read_twice(
     times: int, story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever time a pack is opened: one error loses nothing; where the disk has a hole, a copy mends it."""
-    spoil_content(story, config(story))
+    spoiled = spoil_content(story, config(story))
     opened = os.open
     for number in count(1):
         root = story.root.with_name(f"try-{number}")
         shutil.copytree(story.root, root)
-        pack = max((root / ".rbl" / "packs").glob("*/*.pack"))
+        pack = max(one for one in (root / ".rbl" / "packs").glob("*/*.pack") if one.name != spoiled.name)
         seen = 0
 
         def failing(path: Any, *rest: Any, **more: Any) -> int:
