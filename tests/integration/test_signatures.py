@@ -212,7 +212,8 @@ def certificate(
         .add_extension(
             x509.KeyUsage(
                 digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, content_commitment=False,
-                data_encipherment=False, key_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+                data_encipherment=False, key_encipherment=False, key_agreement=False,
+                encipher_only=False, decipher_only=False,
             ), critical=True
         )
     )  # fmt: skip
