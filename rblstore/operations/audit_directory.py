@@ -219,5 +219,9 @@ def _files(path: Path) -> Sequence[tuple[str, Path]]:
             if not is_excluded(relative) and file.is_file():
                 found.append((relative, file))
             if len(found) > _MAX_FILES:
-                raise InputError(f"{path} holds more than {_MAX_FILES} files", object=str(path))
+                raise InputError(
+                    f"{path} holds more than {_MAX_FILES} files",
+                    object=str(path),
+                    hint="Name the directory of the model itself.",
+                )
     return found

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rblstore.checkpoints.tokenizing import TOKENIZER_FILES
+from rblstore.forgotten import tombstones_of
 from rblstore.objects.content_records import Behavior, FileEntry, Identity
 from rblstore.objects.evidence_records import Claim
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import ContentId, RecordId, VerificationId
-from rblstore.objects.tombstone_records import Tombstone
 from rblstore.operations.claims import claims_about
 from rblstore.operations.log import VerificationSummary
 from rblstore.provenance.parts import Part
@@ -132,6 +132,7 @@ def component(
         # How model cards say that the licence has only a name: it declares no second one.
         licenses = tuple(license for license in licenses if license != "other")
     every = tuple(claim for key in sorted(claims) for claim in claims[key])
+    tombstone = tombstones_of(store, [subject]).get(subject)
     return Component(
         role,
         name or next(iter(values("name")), ""),
@@ -146,15 +147,8 @@ def component(
         form,
         tuple(FileHash(entry.path, entry.size, entry.sha256) for entry in files),
         said(every),
-        removed=_reason(store, subject),
+        removed=None if tombstone is None else tombstone.reason,
     )
-
-
-def _reason(store: Store, subject: RecordId) -> str | None:
-    """Why the content was removed, the latest that is said; None where it was not."""
-    with store.catalog.read() as reader:
-        tombstones = [store.record(one, Tombstone) for one in reader.evidence(subject, Tombstone.KIND)]
-    return tombstones[-1].reason if tombstones else None
 
 
 def tokenizers_of(parts: Sequence[Component]) -> list[Component]:
