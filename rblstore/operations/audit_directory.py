@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
-from rblstore.checkpoints.source_directory import is_excluded
-from rblstore.errors import InputError
-from rblstore.objects.content_records import Behavior, FileEntry, Identity
-from rblstore.objects.ids import CommitId, ContentId, RecordId
+from rblstore.checkpoints.loose_files import hash_file, loose_files
+from rblstore.objects.ids import ContentId, RecordId
 from rblstore.operations.audit import AuditRequest, AuditResult, FileFound, RuleSetUsed, audit_commit
 from rblstore.operations.audit_parts import Component, component, datasets_of, parts_of, tokenizers_of
-from rblstore.operations.log import ref_names
+from rblstore.operations.holders import History, Holder, holders
 from rblstore.operations.progress import Meter, Progress
 from rblstore.provenance.engine import find
 from rblstore.provenance.parts import Subject
 from rblstore.repository import Store
 
-_CHUNK: Final = 1 << 20
-_MAX_FILES: Final = 100_000
 _MAX_NAMED: Final = 20
 _MAX_COMMITS: Final = 20
 
@@ -83,26 +77,19 @@ def _lies(store: Store, manifest: CheckoutManifest) -> Iterator[str]:
         yield f"{MANIFEST_FILE} says otherwise than the commit: {difference}"
 
 
-@dataclass(frozen=True)
-class _Holder:
-    """An identity or behavior with the files that it came in."""
-
-    role: str
-    id: RecordId
-    form: str | None
-    files: tuple[FileEntry, ...]
-
-
 def _loose(store: Store, path: Path, request: AuditRequest, progress: Progress | None) -> AuditResult:
-    digests = list(_digests(path, progress))
-    holders = list(_holders(store))
-    by_digest: dict[ContentId, list[_Holder]] = {}
+    listed = loose_files(path)
+    meter = Meter(progress, sum(file.size for file in listed))
+    digests = [
+        (file.path, file.size, hash_file(file, partial(meter.add, "hashing"), tensors=False).sha256) for file in listed
+    ]
+    by_digest: dict[ContentId, list[Holder]] = {}
     wanted = {digest for _, _, digest in digests}
-    for holder in holders:
+    for holder in holders(store):
         for digest in {entry.sha256 for entry in holder.files} & wanted:
             by_digest.setdefault(digest, []).append(holder)
     found = {holder.id: holder for several in by_digest.values() for holder in several}
-    commits, names = _composing(store, found)
+    commits, names = History.of(store).composing(found) if found else ({}, {})
     components: list[Component] = [
         component(store, one.role, names.get(one.id, ""), one.id, 1.0, one.form, one.files)
         for one in sorted(found.values(), key=lambda one: (one.role != "identity", names.get(one.id, ""), one.id))
@@ -134,7 +121,7 @@ def _loose(store: Store, path: Path, request: AuditRequest, progress: Progress |
     )  # fmt: skip
 
 
-def _covering(holders: Iterable[_Holder], sizes: Mapping[ContentId, int]) -> set[RecordId]:
+def _covering(holders: Iterable[Holder], sizes: Mapping[ContentId, int]) -> set[RecordId]:
     """Those that explain what lies in a directory: a card that ten adapters share makes it none of the other nine.
 
     Args:
@@ -149,79 +136,3 @@ def _covering(holders: Iterable[_Holder], sizes: Mapping[ContentId, int]) -> set
             chosen[own] = held[own]
             covered |= held[own]
     return set(chosen)
-
-
-def _holders(store: Store) -> Iterator[_Holder]:
-    with store.catalog.read() as reader:
-        identities = [one for one, _ in reader.records(Identity.KIND)]
-        behaviors = [one for one, _ in reader.records(Behavior.KIND)]
-    for one in identities:
-        yield _Holder("identity", one, None, store.record(one, Identity).files)
-    for one in behaviors:
-        behavior = store.record(one, Behavior)
-        yield _Holder("behavior", one, behavior.form, behavior.files)
-
-
-def _composing(
-    store: Store, wanted: Mapping[RecordId, _Holder]
-) -> tuple[dict[RecordId, list[CommitId]], dict[RecordId, str]]:
-    """The commits that compose each record, newest first, and the slot's name in the newest."""
-    commits: dict[RecordId, list[CommitId]] = {one: [] for one in wanted}
-    names: dict[RecordId, str] = {}
-    if not wanted:
-        return commits, names
-    with store.catalog.read() as reader:
-        rows = list(reader.commits(list(ref_names(store, reader)), None))
-        compositions = reader.compositions(row.composition for row in rows)
-    for row in rows:
-        composition = compositions.get(row.composition)
-        if composition is None:
-            continue
-        if composition.identity in commits:
-            commits[composition.identity].append(row.id)
-        for slot in composition.slots:
-            if slot.behavior in commits:
-                commits[slot.behavior].append(row.id)
-                names.setdefault(slot.behavior, slot.name)
-    return commits, names
-
-
-def _digests(path: Path, progress: Progress | None) -> Iterator[tuple[str, int, ContentId]]:
-    """Every file's path, size and SHA-256; of a directory in the order of their paths."""
-    try:
-        found = _files(path) if path.is_dir() else [(str(path), path)]
-        sizes = [file.stat().st_size for _, file in found]
-        meter = Meter(progress, sum(sizes))
-        for name, file in found:
-            descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            with open(descriptor, "rb", buffering=0) as stream:
-                if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-                    raise InputError(f"{file} is not a regular file", object=str(file))
-                digest, size = hashlib.sha256(), 0
-                while data := stream.read(_CHUNK):
-                    digest.update(data)
-                    size += len(data)
-                    meter.add("hashing", len(data))
-            yield name, size, ContentId(digest.hexdigest())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path!s:.200} could not be read: {getattr(error, 'strerror', None) or error}", object=str(path)[:200]
-        ) from error
-
-
-def _files(path: Path) -> Sequence[tuple[str, Path]]:
-    found: list[tuple[str, Path]] = []
-    for folder, folders, names in os.walk(path):
-        folders.sort()
-        for name in sorted(names):
-            file = Path(folder) / name
-            relative = file.relative_to(path).as_posix()
-            if not is_excluded(relative) and file.is_file():
-                found.append((relative, file))
-            if len(found) > _MAX_FILES:
-                raise InputError(
-                    f"{path} holds more than {_MAX_FILES} files",
-                    object=str(path),
-                    hint="Name the directory of the model itself.",
-                )
-    return found
