@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rblstore.operations.audit_history import AuditHistory
     from rblstore.operations.export import ExportResult
     from rblstore.operations.forget import ForgetResult
+    from rblstore.operations.identify_result import IdentifyResult
     from rblstore.operations.license_effect import LicenseEffect
     from rblstore.operations.progress import Progress
     from rblstore.operations.sign import SignResult
@@ -139,6 +140,24 @@ class Audits:
 
         request = audit_request(use, rules, data_reaches_weights=data_reaches_weights, merged=merged)
         return audit_path(self._store, given_path(path), request, progress)
+
+    def identify(self, path: str | Path, *, progress: Progress | None = None) -> IdentifyResult:
+        """Says what a loose file, or each folder of a directory, is by digest, and else what it resembles.
+
+        Everything streams: no model is loaded, and memory does not grow with the files.
+
+        Args:
+            path: A directory or file: safetensors, sharded or not, adapters, checkouts; any other file by its digest.
+            progress: Is told bytes hashed.
+
+        Raises:
+            InputError: It cannot be read, changes meanwhile, or has a safetensors file that breaks its format.
+            CorruptError: A record or stored bytes are missing or damaged.
+        """
+        from rblstore.objects.paths import given_path
+        from rblstore.operations.identify import identify
+
+        return identify(self._store, given_path(path), progress)
 
     def audit_history(self, ref: str = "HEAD") -> AuditHistory:
         """When each identity and behavior entered a branch or tag, when it left, and who did it.

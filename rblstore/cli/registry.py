@@ -28,6 +28,7 @@ SECTIONS: Final = (
             "sign": "Vouch for a commit's files, or for a verification.",
             "verify-signature": "Show who vouches for a commit, a verification or a directory.",
             "audit": "Show what is in a model, on whose terms, and what they ask.",
+            "identify": "Say what a loose file or directory is, or what it resembles.",
             "export": "Write a commit's bill of materials, attestation or model card.",
         },
     ),

@@ -85,7 +85,7 @@ def write_merged(
         if merging.by_peft:
             weights = _by_peft(store, composition, merging, tensors, folder)
         else:
-            weights = _Weights(_plain(store, merging, tensors))
+            weights = _Weights(plain_merged(store, merging, tensors))
         files = _write_files(store, beneath, weights, writer, progress)
         slots = tuple(CheckoutSlot(slot.name, slot.behavior, slot.weight, None) for slot in composition.slots)
         manifest = CheckoutManifest("merged", commit_id, composition_id, composition.identity, slots, files)
@@ -161,7 +161,15 @@ class _Rows:
         return rows
 
 
-def _plain(store: Store, plan: MergePlan, beneath: Mapping[str, StoredTensor]) -> dict[str, Merged]:
+def plain_merged(store: Store, plan: MergePlan, beneath: Mapping[str, StoredTensor]) -> dict[str, Merged]:
+    """What plain LoRA makes of the tensors that it changes, by name; each is read and summed when its bytes are taken.
+
+    Args:
+        store: The repository.
+        plan: One with ``terms``.
+        beneath: Every tensor beneath the adapters.
+    """
+
     def merged(name: str) -> Merged:
         def make() -> Iterator[bytes]:
             tensor = beneath[name]

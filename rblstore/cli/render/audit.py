@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import click
 
 from rblstore.cli.render.log import summary_text
-from rblstore.cli.render.text import columns, number, plural, short, size
+from rblstore.cli.render.text import columns, number, plural, short, size, wrapped
 
-WIDTH = 80
 _LEVELS = {"conflict": "red", "gap": "yellow", "obligation": "cyan", "note": None}
 _SHOWN = 40
 
@@ -28,10 +26,10 @@ def audit_lines(audit: Any) -> Iterator[str]:
     if audit["at"] is not None:
         yield f"as of {audit['at']}, after operation {short(audit['operation'])}"
     if audit["path"] is not None:
-        yield from _wrapped(f"of {audit['path']}", "")
+        yield from wrapped(f"of {audit['path']}", "")
     policy = "" if audit["data_reaches_weights"] else "; licences of data are taken not to reach weights"
     merged = "; merged into one checkpoint" if audit["merged"] else ""
-    yield from _wrapped(f"meant for: {', '.join(audit['use'])}{merged}{policy}", "")
+    yield from wrapped(f"meant for: {', '.join(audit['use'])}{merged}{policy}", "")
     if audit["files"]:
         yield ""
         yield from _files(audit["files"])
@@ -50,9 +48,9 @@ def audit_lines(audit: Any) -> Iterator[str]:
         yield f"verified: {summary_text(verification)}"
     for signature in audit["signatures"]:
         who = signature["identity"] or f"key {short(signature['key'])}"
-        yield from _wrapped(f"signature over {short(signature['subject'])}: {who} (not checked here)", "  ")
+        yield from wrapped(f"signature over {short(signature['subject'])}: {who} (not checked here)", "  ")
     rules = ", ".join(f"{one['name']} {one['version']}" for one in audit["rules"])
-    yield from _wrapped(f"rules: {rules}. What was stated, not legal advice.", "  ")
+    yield from wrapped(f"rules: {rules}. What was stated, not legal advice.", "  ")
 
 
 def finding_lines(findings: Any) -> Iterator[str]:
@@ -100,7 +98,7 @@ def short_effect_lines(effect: Any) -> Iterator[str]:
     changes = [
         f"{verb} {counted(effect[name])}" for name, verb in (("removed", "removes"), ("added", "adds")) if effect[name]
     ]
-    yield from _wrapped(f"licence effect: {'; '.join(changes)}", "  ")
+    yield from wrapped(f"licence effect: {'; '.join(changes)}", "  ")
     weighty = [
         (mark, finding)
         for name, mark in (("removed", "-"), ("added", "+"))
@@ -108,7 +106,7 @@ def short_effect_lines(effect: Any) -> Iterator[str]:
         if finding["level"] == "conflict"
     ]
     for mark, finding in weighty[:6]:
-        yield from _wrapped(f"{mark} {finding['level']}: {finding['message']}", "    ", "  ")
+        yield from wrapped(f"{mark} {finding['level']}: {finding['message']}", "    ", "  ")
     if len(weighty) > 6:
         yield f"  and {len(weighty) - 6} more"
     everything = f"diff --licenses {short(effect['before'])} {short(effect['after'])}" if effect["before"] else "audit"
@@ -125,14 +123,14 @@ def history_lines(history: Any) -> Iterator[str]:
     for stay in history["components"]:
         yield ""
         weight = f", weight {number(stay['weight'])}" if stay["weight"] != 1 else ""
-        yield from _wrapped(f"{stay['role']} {stay['name']} {short(stay['id'])}{weight}".replace("  ", " "), "  ")
+        yield from wrapped(f"{stay['role']} {stay['name']} {short(stay['id'])}{weight}".replace("  ", " "), "  ")
         for word in ("entered", "left"):
             event = stay[word]
             if event is None:
                 yield "  is there still"
                 continue
             what = f"{word} {event['time']} with {short(event['commit'])}, by {event['author']}"
-            yield from _wrapped(f"{what}: {event['description']} (operation {short(event['operation'])})", "    ", "  ")
+            yield from wrapped(f"{what}: {event['description']} (operation {short(event['operation'])})", "    ", "  ")
     for commit in history["lost"]:
         yield ""
         yield f"commit {short(commit)} is not stored any more: what it held is not known"
@@ -145,18 +143,18 @@ def counted(findings: Any) -> str:
 
 
 def _finding(finding: Any) -> Iterator[str]:
-    first, *rest = _wrapped(f"{finding['level']}: {finding['message']}", "    ")
+    first, *rest = wrapped(f"{finding['level']}: {finding['message']}", "    ")
     level = finding["level"]
     yield click.style(level, fg=_LEVELS[level], bold=True) + first[len(level) :]
     yield from rest
     if finding["reaches"] and level != "conflict":
-        yield from _wrapped(f"also binds: {', '.join(finding['reaches'])}", "      ", "    ")
+        yield from wrapped(f"also binds: {', '.join(finding['reaches'])}", "      ", "    ")
     if finding["obligation"]:
-        yield from _wrapped(f"-> {finding['obligation']}", "       ", "    ")
+        yield from wrapped(f"-> {finding['obligation']}", "       ", "    ")
     cited = ", ".join(
         finding["citation"][name] for name in ("document", "section", "version") if finding["citation"][name]
     )
-    yield from _wrapped(f"[{finding['rule']}] {cited}", "      ", "    ")
+    yield from wrapped(f"[{finding['rule']}] {cited}", "      ", "    ")
 
 
 def _said(part: Any) -> Iterator[str]:
@@ -165,7 +163,7 @@ def _said(part: Any) -> Iterator[str]:
     licenses = said["concluded"] or " | ".join(said["declared"]) or "none stated"
     yield ""
     label = f"{part['role']} {part['name'] or short(part['id'])}"
-    yield from _wrapped(f"{label}: {licenses}" + (" (concluded)" if said["concluded"] else ""), "  ")
+    yield from wrapped(f"{label}: {licenses}" + (" (concluded)" if said["concluded"] else ""), "  ")
     stated = [one for one in part["license"] if one not in said["declared"]]
     rows = (
         ("stated as", ", ".join(stated)),
@@ -182,7 +180,7 @@ def _said(part: Any) -> Iterator[str]:
     )
     for name, value in rows:
         if value:
-            yield from _wrapped(f"{name} {value}", "    ", "  ")
+            yield from wrapped(f"{name} {value}", "    ", "  ")
 
 
 def _data(data: Any) -> str:
@@ -192,7 +190,7 @@ def _data(data: Any) -> str:
 def _files(files: Any) -> Iterator[str]:
     for file in files[:_SHOWN]:
         where = f"{', '.join(file['parts'])}, in {', '.join(short(one) for one in file['commits'][:3]) or 'no commit'}"
-        yield from _wrapped(
+        yield from wrapped(
             f"{file['path']} sha256:{file['sha256'][:12]} {size(file['size'])}: "
             + (where if file["parts"] else "unknown"),
             "    ",
@@ -203,9 +201,3 @@ def _files(files: Any) -> Iterator[str]:
 
 def _weight(part: Any) -> str:
     return number(part["weight"]) if part["role"] == "behavior" else "-"
-
-
-def _wrapped(text: str, indent: str, first: str = "") -> list[str]:
-    return textwrap.wrap(
-        " ".join(text.split()), WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
-    )

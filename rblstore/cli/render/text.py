@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
 )
 _DIGEST = re.compile("[0-9a-f]{64}")
+WIDTH = 80
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -68,6 +70,19 @@ def indent(text: str, width: int = 4) -> Iterator[str]:
     """The lines of a text, moved right; empty ones stay empty."""
     for line in text.rstrip("\n").split("\n"):
         yield (" " * width + line).rstrip()
+
+
+def wrapped(text: str, indent: str, first: str = "") -> list[str]:
+    """Words in lines of at most 80 columns.
+
+    Args:
+        text: Any white space in it counts as one space.
+        indent: What every line but the first begins with.
+        first: What the first begins with.
+    """
+    return textwrap.wrap(
+        " ".join(text.split()), WIDTH, initial_indent=first, subsequent_indent=indent, break_on_hyphens=False
+    )
 
 
 def columns(rows: Iterable[Sequence[str]], *, header: Sequence[str] | None = None, gap: int = 2) -> list[str]:

@@ -1,0 +1,145 @@
+"""``identify``: which stored identity, behavior or commit loose files are, and else what they resemble.
+
+Digests decide what something *is*. Only where they have no answer, names, shapes and values say what it is *like*, and
+the two are never mixed. Everything streams: no model is loaded, and memory does not grow with the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from rblstore.checkpoints.loose_files import HashedFile, hash_file, loose_files
+from rblstore.objects.ids import CompositionId, ContentId, RecordId
+from rblstore.operations.identify_candidates import Known, commits_found
+from rblstore.operations.identify_exact import exact_match, merged_matches
+from rblstore.operations.identify_nearest import Pairing, pair_up, resemblance
+from rblstore.operations.identify_result import (
+    CommitsFound,
+    ExactMatch,
+    IdentifiedFile,
+    IdentifiedModel,
+    IdentifyResult,
+    Resemblance,
+    Verdict,
+)
+from rblstore.operations.progress import Meter, Progress
+from rblstore.operations.stored_models import ADAPTER_WEIGHTS
+from rblstore.repository import Store
+
+# Of a model's bytes, what must have a counterpart of the same name and shape for its values to be looked at.
+_LEAST_PAIRED: Final = 0.1
+_COMPARED: Final = 8
+_ORDER: Final = {"cast": 0, "merged": 1, "relative": 2, "parts": 3}
+
+
+def identify(store: Store, path: Path, progress: Progress | None = None) -> IdentifyResult:
+    """Says what a file, or each folder of a directory, is by digest, and else what it resembles.
+
+    Args:
+        store: The repository.
+        path: A directory or file: safetensors, sharded or not, PEFT adapters, checkouts; any other file by its digest.
+        progress: Is told bytes hashed.
+
+    Raises:
+        InputError: It cannot be read, changes meanwhile, or has a safetensors file that breaks its format.
+        CorruptError: A record or stored bytes are missing or damaged.
+    """
+    listed = loose_files(path)
+    meter = Meter(progress, sum(file.size for file in listed))
+    hashed = [hash_file(file, partial(meter.add, "hashing")) for file in listed]
+    known = Known(store)
+    by_digest: dict[ContentId, list[RecordId]] = {}
+    for holder in known.holders:
+        for digest in {entry.sha256 for entry in holder.files}:
+            by_digest.setdefault(digest, []).append(holder.id)
+    groups = _groups(hashed, folders=path.is_dir())
+    models = tuple(_model(store, known, name, groups[name]) for name in sorted(groups))
+    return IdentifyResult(
+        str(path),
+        tuple(
+            IdentifiedFile(one.file.path, one.file.size, one.sha256, tuple(by_digest.get(one.sha256, ())))
+            for one in hashed
+        ),
+        models,
+        _commits(known, models),
+    )
+
+
+def _groups(hashed: Sequence[HashedFile], *, folders: bool) -> dict[str, list[HashedFile]]:
+    """The files that are one model: those of a folder, but for an adapter's, and for files that hold the same names."""
+    found: dict[str, list[HashedFile]] = {}
+    for one in hashed:
+        if one.tensors:
+            path = one.file.path
+            found.setdefault(str(PurePosixPath(path).parent) if folders else path, []).append(one)
+    for name, files in list(found.items()):
+        names = [tensor for file in files for tensor in file.tensors or ()]
+        alone = [file for file in files if PurePosixPath(file.file.path).name == ADAPTER_WEIGHTS]
+        if len(set(names)) < len(names):
+            alone = files
+        if len(files) > 1 and alone:
+            found[name] = [file for file in files if file not in alone]
+            found.update((file.file.path, [file]) for file in alone)
+    return {name: files for name, files in found.items() if files}
+
+
+def _model(store: Store, known: Known, folder: str, files: Sequence[HashedFile]) -> IdentifiedModel:
+    tensors = {name: tensor for file in files for name, tensor in (file.tensors or {}).items()}
+    given = {name: loose.tensor for name, loose in tensors.items()}
+    digests = [file.sha256 for file in files]
+    exact: list[ExactMatch] = []
+    pairings: list[Pairing] = []
+    candidates = 0
+    for candidate in known.candidates():
+        match = exact_match(known, candidate, given, digests)
+        if match is not None:
+            exact.append(match)
+            continue
+        candidates += 1
+        if not exact:
+            pairings.append(pair_up(tensors, candidate))
+            pairings.sort(key=lambda one: (one.equal_bytes, one.paired_bytes), reverse=True)
+            del pairings[_COMPARED:]  # a manifest may have 100,000 names: only the likeliest stay in memory
+    if not any(match.whole for match in exact):
+        exact = [*merged_matches(store, known, given), *exact]
+    found: list[Resemblance] = []
+    size = sum(tensor.size for tensor in given.values())
+    likely = [one for one in pairings if one.paired_bytes >= _LEAST_PAIRED * size and one.paired_bytes]
+    if not exact:
+        found = [like for one in likely if (like := resemblance(store, known, one, size)) is not None]
+        found.sort(key=lambda one: (_ORDER[one.kind], -one.like_bytes, -(one.correlation or 0.0)))
+    exact.sort(key=lambda one: not one.whole)
+    return IdentifiedModel(
+        folder, tuple(file.file.path for file in files), len(given), size, _verdict(exact, found), tuple(exact),
+        tuple(found), 0 if exact else candidates, 0 if exact else len(likely),
+    )  # fmt: skip
+
+
+def _verdict(exact: Sequence[ExactMatch], resembling: Sequence[Resemblance]) -> Verdict:
+    if exact:
+        return "exact"
+    if not resembling or resembling[0].kind == "parts":
+        return "unknown"
+    return resembling[0].kind
+
+
+def _commits(known: Known, models: Sequence[IdentifiedModel]) -> CommitsFound:
+    """The commits of which all models together are the weights: a checkpoint, and its adapters or none."""
+    matches = [match for model in models for match in model.exact if match.whole]
+    merged = [CompositionId(match.id) for match in matches if match.how == "merged"]
+    if merged and len(models) == 1:
+        commits = [commit for commit, composition in known.history.commits if composition in merged]
+        return commits_found(commits)
+    exact: list[Mapping[RecordId, ExactMatch]] = [
+        {match.id: match for match in model.exact if match.whole} for model in models
+    ]
+    adapters = [{one for one in found if known.forms.get(one) == "adapter"} for found in exact]
+    grounds = [found.keys() - several for found, several in zip(exact, adapters, strict=True)]
+    bases = [ground for ground in grounds if ground]
+    if not all(exact) or len(bases) != 1:
+        return commits_found([])
+    held = frozenset(one for several in adapters for one in several)
+    return commits_found(known.commits_with(frozenset(bases[0]), held))
