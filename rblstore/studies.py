@@ -122,7 +122,7 @@ class Studies:
             options: As for :meth:`study_mechanisms`, without the mechanism ``overlay``.
 
         Raises:
-            UsageError: No revision, two of one commit, another number of probes, or a parameter out of range.
+            UsageError: No revision, two of one identity, another number of probes, or a parameter out of range.
             ConflictError: A probe was not made for an identity.
             UntrainableModelError: A model cannot be trained this way.
         """
@@ -146,6 +146,7 @@ class Studies:
         epsilons: Sequence[float] | None = None,
         probe: str | None = None,
         *,
+        form: str = "adapters",
         dtype: str | None = None,
         author: str | None = None,
         progress: Progress | None = None,
@@ -157,13 +158,16 @@ class Studies:
             behavior: Which of its behaviors; None for the only one.
             epsilons: Fractions from 0 to 1; None for 0, .001, .01, .05, .2, .4, .6, .8 and 1.
             probe: The probe's name; None for the default one.
+            form: ``adapters`` to put an adapter's own tensors to zero, ``merged`` to put what it changes of the weights
+                back to what they are without it; for an overlay these are one.
             dtype: Of the loaded model: ``float32``, ``float64``, ``bfloat16`` or ``float16``; None for the stored one.
             author: Who.
             progress: Is told points.
 
         Raises:
             UsageError: No behavior, several and none named, or an epsilon out of range.
-            ConflictError: The behavior is of a kind that is not nothing where it is zero, or others stand on it.
+            ConflictError: The behavior is of a kind that is not nothing where it is zero or that cannot be merged, or
+                others stand on it.
             InputError: Outputs hold NaN; nothing is recorded.
         """
         from rblstore.operations.study_elimination import EPSILONS, study_elimination
@@ -171,7 +175,7 @@ class Studies:
         chosen = EPSILONS if epsilons is None else tuple(epsilons)
         who = self.author(author)
         return study_elimination(
-            self._store, revision, behavior, chosen, probe, dtype=dtype, author=who, progress=progress
+            self._store, revision, behavior, chosen, probe, form=form, dtype=dtype, author=who, progress=progress
         )
 
     def study_mutation(

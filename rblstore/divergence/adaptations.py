@@ -194,6 +194,26 @@ def distil(
     return train(model, parameters, loss, len(sequences), recipe, seed)
 
 
+def check_distillable(model: nn.Module, sequence: Sequence[int]) -> None:
+    """Refuses a model that :func:`distil` cannot train, after one forward pass.
+
+    Args:
+        model: As there.
+        sequence: Token ids that it can read.
+
+    Raises:
+        UntrainableModelError: It gives no logits, or cannot be run on tokens alone.
+    """
+    ids = torch.tensor(list(sequence), dtype=torch.long, device=next(model.parameters()).device)
+    with torch.no_grad():
+        try:
+            _run(lambda _: _logits(model, ids), 0)
+        except UntrainableModelError as error:
+            raise UntrainableModelError(
+                f"{error.message}, so nothing is distilled", object=error.object, hint="Name other resets: --reset."
+            ) from error
+
+
 def train(
     model: nn.Module,
     parameters: Mapping[str, nn.Parameter],

@@ -97,6 +97,26 @@ def chosen(what: str, given: Sequence[str] | None, known: Sequence[str]) -> tupl
     return tuple(name for name in known if name in names)
 
 
+def check_trainable(model: StudyModel, settings: MechanismSettings, slots: Mapping[str, Sequence[Slot]]) -> None:
+    """Refuses a model that cannot be trained, before minutes are spent, where what was asked for trains it.
+
+    Args:
+        model: The loaded one.
+        settings: What is done.
+        slots: As for :meth:`MechanismRows.measure`.
+
+    Raises:
+        UntrainableModelError: It cannot.
+    """
+    from rblstore.divergence.adaptations import check_distillable, task_of
+
+    made = "reversible" in settings.mechanisms and not slots.get("adapter")
+    if made or "structured" in settings.mechanisms:
+        task_of(model.live.plain)
+    if "distillation" in settings.resets and set(settings.mechanisms) != {"reversible"}:
+        check_distillable(model.live.plain, model.probe.prompts[0].tokens)
+
+
 class MechanismRows:
     """The points of one identity.
 

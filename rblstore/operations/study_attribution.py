@@ -52,15 +52,9 @@ def study_attribution(
     named = require_probe(store, probe)
     with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
         run = StudyRun(
-            store,
+            model,
             "attribution",
-            (commit,),
-            (named[1],),
             {"behaviors": list(names)},
-            model.environment,
-            dtype=dtype,
-            author=author,
-            progress=progress,
             total=2 * len(names) + 2,
         )
         _measure(model, run, parts)

@@ -10,6 +10,7 @@ from rblstore.objects.content_records import Behavior
 from rblstore.objects.history_records import Commit, Composition, Slot
 from rblstore.objects.study_records import StudyPoint
 from rblstore.operations.live_compositions import Compositions
+from rblstore.operations.live_form import check_form
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
 from rblstore.operations.stored_models import member
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from rblstore.divergence.elimination import Elimination
+    from rblstore.operations.live_form import LiveForm
     from rblstore.operations.study_model import StudyModel
     from rblstore.operations.study_run import StudyResult
 
@@ -44,6 +46,7 @@ def study_elimination(
     epsilons: Sequence[float] = EPSILONS,
     probe: str | None = None,
     *,
+    form: str = "adapters",
     dtype: str | None = None,
     author: str,
     progress: Progress | None = None,
@@ -56,6 +59,8 @@ def study_elimination(
         behavior: Which of its behaviors; None for the only one.
         epsilons: Fractions, from 0 to 1; 0, the adapted model, is always measured, since RF needs it.
         probe: The probe's name; None for the default one.
+        form: ``adapters`` to put an adapter's own tensors to zero, ``merged`` to put what it changes of the weights
+            back to what they are without it; for an overlay these are one.
         dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
         author: Who.
         progress: Is told points.
@@ -65,6 +70,7 @@ def study_elimination(
         NoSuchBehaviorError: It has none of that name.
         UsageError: An epsilon is out of range.
         NotEliminableError: The behavior is of a kind that is not nothing where it is zero.
+        CannotMergeError: It cannot be merged into weights.
         ConflictError: Another behavior stands on it, or the probe was not made for the model.
         NanOutputError: A state's outputs are not numbers; names the prompt. Nothing is recorded.
     """
@@ -78,20 +84,16 @@ def study_elimination(
     slot = studied_behavior(composition, behavior, revision)
     without = Composition(composition.identity, tuple(one for one in composition.slots if one != slot))
     Compositions(store).checked(without, composition)
-    form = _check_eliminable(store, slot)
+    held = check_form(form)
+    kind = _check_eliminable(store, slot, held)
     named = require_probe(store, probe)
     with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
-        reference = model.reference(without)
+        model.become(composition, held)
+        reference = model.reference(without, held)
         run = StudyRun(
-            store,
+            model,
             "elimination",
-            (commit,),
-            (named[1],),
-            {"behavior": slot.name, "epsilons": list(fractions), "form": form},
-            model.environment,
-            dtype=dtype,
-            author=author,
-            progress=progress,
+            {"behavior": slot.name, "epsilons": list(fractions), "form": kind},
             total=len(fractions),
         )
         planned: list[Elimination] = []
@@ -100,7 +102,7 @@ def study_elimination(
             model.restore()
             if epsilon:
                 if not planned:
-                    planned.append(_elimination(model, slot, form, fractions))
+                    planned.append(_elimination(model, slot, kind, fractions))
                 planned[0].apply(epsilon)
             point = check_bounds(model.measured(reference, {"epsilon": epsilon}, None))
             return with_recovery(point, point if adapted is None else adapted)
@@ -117,19 +119,23 @@ def _later(
     return lambda: measured(epsilon, adapted)
 
 
-def _check_eliminable(store: Store, slot: Slot) -> str:
-    """The behavior's form, where there is something that its tensors can be put to.
+def _check_eliminable(store: Store, slot: Slot, held: LiveForm) -> str:
+    """What goes: an ``adapter``'s own tensors, an ``overlay``, or what a ``merged`` adapter changes of the weights.
 
     Raises:
-        NotEliminableError: There is not.
+        NotEliminableError: There is nothing that those tensors can be put to.
     """
     one = member(store, slot)
     behavior: Behavior = one.behavior
     config = one.config
+    why = None
     if config is None:
         return "overlay"
-    why = None
-    if config.peft_type not in _ZERO_IS_NOTHING:
+    if not behavior.effects:
+        why = f"{config.peft_type} changes no weights, and its own tensors are no less there where they are zero"
+    elif held == "merged":
+        return "merged"
+    elif config.peft_type not in _ZERO_IS_NOTHING:
         why = f"a behavior of kind {config.peft_type} does something else, not nothing, where its tensors are zero"
     elif config.raw.get("use_dora"):
         why = "DoRA rescales weights: where its tensors are zero the weights are zero, too"
@@ -137,21 +143,22 @@ def _check_eliminable(store: Store, slot: Slot) -> str:
         why = "attaching it takes a part of the weights away, which its zeros do not bring back"
     elif any(effect.on == "tensor" and effect.action != "modifies" for effect in behavior.effects):
         why = "it also replaces or adds whole tensors, which are not nothing where they are zero"
-    if why is not None:
-        raise NotEliminableError(
-            f"{slot.name!r} cannot be eliminated element by element: {why}",
-            object=slot.name,
-            hint="rbl study svar perturbs it; rbl revert takes it out whole, and proves it.",
-        )
-    return behavior.form
+    if why is None:
+        return "adapter"
+    merged = "--form merged puts back, element by element, what it changes of the weights. " if behavior.effects else ""
+    raise NotEliminableError(
+        f"{slot.name!r} cannot be eliminated element by element: {why}",
+        object=slot.name,
+        hint=f"{merged}rbl revert takes it out whole, and proves it.",
+    )
 
 
-def _elimination(model: StudyModel, slot: Slot, form: str, fractions: Sequence[float]) -> Elimination:
+def _elimination(model: StudyModel, slot: Slot, kind: str, fractions: Sequence[float]) -> Elimination:
     from rblstore.divergence.elimination import Elimination
 
     tensors = model.behavior_tensors(slot)
     ground: Mapping[str, torch.Tensor] | None = None
-    if form == "overlay":
+    if kind != "adapter":
         ground = model.ground_tensors(slot)
         for name, tensor in tensors.items():
             if name not in ground or ground[name].shape != tensor.shape:

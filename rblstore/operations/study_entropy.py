@@ -72,15 +72,9 @@ def study_entropy(
                 f"the model of {revision} gives an {reference.output}, which has no entropy", object=revision
             )
         run = StudyRun(
-            store,
+            model,
             "entropy",
-            (commit,),
-            (named[1],),
             {"runs": float(runs)},
-            model.environment,
-            dtype=dtype,
-            author=author,
-            progress=progress,
             total=runs,
         )
         for number in range(1, runs + 1):

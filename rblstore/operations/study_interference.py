@@ -111,15 +111,9 @@ def study_interference(
     pairs = list(_pairs(parts, names))
     with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
         run = StudyRun(
-            store,
+            model,
             "interference",
-            (commit,),
-            (named[1],),
             {"behaviors": list(names), "subspaces": subspaces},
-            model.environment,
-            dtype=dtype,
-            author=author,
-            progress=progress,
             total=len(names) + 5 * len(pairs) // 2 + count_subspace_points(deltas),
         )
         _measure(model, run, parts, names, pairs, deltas)

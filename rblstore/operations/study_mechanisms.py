@@ -24,6 +24,7 @@ from rblstore.operations.mechanism_rows import (
     MechanismRows,
     MechanismSettings,
     Training,
+    check_trainable,
     chosen,
 )
 from rblstore.operations.probe import require_probe
@@ -181,21 +182,17 @@ def study_mechanisms(
     with StudyModel(store, commit, measured, dtype=dtype, author=author, progress=progress) as model:
         base = Composition(composition.identity, ())
         model.become(base)
+        check_trainable(model, settings, slots)
         run = StudyRun(
-            store,
+            model,
             "mechanisms",
-            (commit,),
-            tuple(dict.fromkeys((measured[1], trained[1]))),
             {
                 **parameters_of(settings),
                 "behaviors": [slot.name for found in slots.values() for slot in found],
                 "training": trained[0],
             },
-            model.environment,
-            dtype=dtype,
-            author=author,
-            progress=progress,
             total=total,
+            probes=tuple(dict.fromkeys((measured[1], trained[1]))),
         )
         data = training_of(model, base, trained, author)
         MechanismRows(model, run, settings, base, data).measure(slots)

@@ -57,6 +57,9 @@ class StudyModel:
         store: The repository.
         commit: What was loaded.
         composition: What that is made of.
+        dtype: As given.
+        author: As given.
+        progress: As given.
         probe: The probe's record.
         probe_id: Its id.
         probe_name: Its name.
@@ -83,19 +86,19 @@ class StudyModel:
         self.composition = store.record(store.record(commit, Commit).composition, Composition)
         self.probe_name, self.probe_id = probe
         self.probe = store.record(self.probe_id, Probe)
-        self._dtype = dtype
-        self._author = author
-        self._progress = progress
+        self.dtype = dtype
+        self.author = author
+        self.progress = progress
         self._live: LiveModel | None = None
         self._touched = False
 
     def __enter__(self) -> Self:
         check_fit(self.store, self.composition, self.probe, self.probe_name)
-        model = load_composition(self.store, self.composition, self._progress, **self._options())
+        model = load_composition(self.store, self.composition, self.progress, **self._options())
         check_fit(self.store, self.composition, self.probe, self.probe_name, model)
         # Adapters that were taken off and what behaviors write are read again each time: a study is long, memory short.
         self._live = attach_model(
-            self.store, model, self.commit, cache_bytes=0, author=self._author, allow_no_effect=True
+            self.store, model, self.commit, cache_bytes=0, author=self.author, allow_no_effect=True
         )
         return self
 
@@ -109,7 +112,7 @@ class StudyModel:
     def _options(self) -> dict[str, Any]:
         import torch
 
-        return {} if self._dtype is None else {"dtype": getattr(torch, self._dtype)}
+        return {} if self.dtype is None else {"dtype": getattr(torch, self.dtype)}
 
     @property
     def live(self) -> LiveModel:
@@ -202,7 +205,7 @@ class StudyModel:
             return behavior_tensors(self.store, self.live, state, slot)
 
     def ground_tensors(self, slot: Slot) -> StoredBeneath:
-        """What lies beneath an overlay's tensors: read from the store when it is asked for, one tensor at a time.
+        """What lies beneath an overlay's tensors, or those an adapter is merged into; read one by one, when asked for.
 
         Args:
             slot: Of the composition that the model is now.
@@ -243,7 +246,7 @@ class StudyModel:
         check_fit(self.store, composition, self.probe, self.probe_name, self.model)
         environment = live_environment(self.live, composition, self.probe, form)
         measured = measure(self.model, self.probe)
-        _, record = record_baseline(self.store, composition, self.probe_id, environment, measured, self._author)
+        _, record = record_baseline(self.store, composition, self.probe_id, environment, measured, self.author)
         self.become(*was)
         return record
 

@@ -62,15 +62,9 @@ def study_mutation(
         model.become(base)
         reference = model.reference(base)
         run = StudyRun(
-            store,
+            model,
             "mutation",
-            (commit,),
-            (named[1],),
             {"alphas": list(deviations), "seeds": [float(seed) for seed in drawn]},
-            model.environment,
-            dtype=dtype,
-            author=author,
-            progress=progress,
             total=2 * len(deviations) * len(drawn),
         )
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rblstore.errors import UsageError
 from rblstore.objects.canonical import Json
 from rblstore.objects.ids import CommitId, ProbeId, StudyId
 from rblstore.objects.study_records import Scalar, Study, StudyPoint
 from rblstore.operations.evidence_time import evidence_time
-from rblstore.operations.progress import Progress, ProgressEvent
+from rblstore.operations.progress import ProgressEvent
 from rblstore.operations.result import Result
 from rblstore.operations.study_journal import StudyJournal, point_key
-from rblstore.repository import Store
+
+if TYPE_CHECKING:
+    from rblstore.operations.study_model import StudyModel
 
 Parameter = Scalar | list[Scalar]
 
@@ -52,16 +54,14 @@ class StudyRun:
     """A study that is being measured. Points that an interrupted run of the very same study measured are taken over.
 
     Args:
-        store: The repository.
+        model: What is measured: its repository, environment and element type (a parameter like the others, where one
+            was asked for) are the study's, and so are its author and progress.
         study: Its name: small letters, digits and underscores.
-        commits: What is studied, the first being the subject.
-        probes: What is measured under.
         parameters: What was asked for.
-        environment: Where it is measured.
-        dtype: What the model was to be loaded in, a parameter like the others; None where nothing was said.
-        author: Who measures.
-        progress: Is told points.
         total: How many points there will be.
+        commits: What is studied, the first being the subject; None for the model's alone.
+        probes: What is measured under; None for the model's alone.
+        environment: Where it is measured; None for the model's.
 
     Raises:
         InputError: A parameter is no value that a record can hold.
@@ -70,34 +70,32 @@ class StudyRun:
 
     def __init__(
         self,
-        store: Store,
+        model: StudyModel,
         study: str,
-        commits: Sequence[CommitId],
-        probes: Sequence[ProbeId],
         parameters: Mapping[str, Any],
-        environment: Mapping[str, str],
         *,
-        dtype: str | None = None,
-        author: str,
-        progress: Progress | None = None,
         total: int,
+        commits: Sequence[CommitId] | None = None,
+        probes: Sequence[ProbeId] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._store = store
+        self._store = model.store
         self._study = study
-        self._commits, self._probes = tuple(commits), tuple(probes)
+        self._commits = (model.commit,) if commits is None else tuple(commits)
+        self._probes = (model.probe_id,) if probes is None else tuple(probes)
         self._parameters: dict[str, Parameter] = {
             name: list(value) if isinstance(value, (list, tuple)) else value for name, value in parameters.items()
         }
-        if dtype is not None:
-            self._parameters["dtype"] = dtype
-        self._environment = dict(sorted(environment.items()))
-        self._author = author
-        self._progress = progress
+        if model.dtype is not None:
+            self._parameters["dtype"] = model.dtype
+        self._environment = dict(sorted((model.environment if environment is None else environment).items()))
+        self._author = model.author
+        self._progress = model.progress
         self._total = total
         self._points: dict[bytes, StudyPoint] = {}
         self._measured = False
         self._journal = StudyJournal(
-            store.folder,
+            self._store.folder,
             {
                 "commits": [str(commit) for commit in self._commits],
                 "environment": dict(self._environment),

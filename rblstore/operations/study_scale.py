@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from typing_extensions import Unpack
 
 from rblstore.errors import UsageError
+from rblstore.objects.evidence_records import Probe
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import CommitId, ProbeId
 from rblstore.objects.study_records import StudyPoint
-from rblstore.operations.mechanism_rows import MechanismRows
+from rblstore.operations.baseline import check_fit
+from rblstore.operations.mechanism_rows import MechanismRows, check_trainable
 from rblstore.operations.probe import require_probe
 from rblstore.operations.progress import Progress
 from rblstore.operations.study_mechanisms import MechanismOptions, parameters_of, settings_of, training_of
@@ -57,11 +59,12 @@ def study_scale(
         options: What is done: :class:`MechanismOptions`, without the mechanism ``overlay``.
 
     Raises:
-        UsageError: No revision, two of one commit, another number of probes, or a parameter out of range.
+        UsageError: No revision, two of one identity, another number of probes, or a parameter out of range.
         ConflictError: A probe does not fit.
         UntrainableModelError: A model cannot be trained.
         NanOutputError: An adapted model gives no distributions; names the prompt.
     """
+    from rblstore.divergence.adaptations import UntrainableModelError
     from rblstore.operations.study_model import StudyModel
     from rblstore.operations.study_run import StudyRun
 
@@ -70,27 +73,36 @@ def study_scale(
     commits = _commits(store, names)
     measured = _one_each("probe", store, names, probes)
     trained = measured if training is None else _one_each("training probe", store, names, training)
+    bases = [
+        Composition(store.record(store.record(commit, Commit).composition, Composition).identity, ())
+        for commit in commits
+    ]
+    each = list(zip(names, commits, bases, measured, trained, strict=True))
+    for name, commit, base, probe, data in each:
+        # What the last of them cannot do is known before minutes are spent on the first.
+        with StudyModel(store, commit, probe, dtype=dtype, author=author, progress=progress) as model:
+            try:
+                check_trainable(model, settings, {})
+            except UntrainableModelError as error:
+                raise UntrainableModelError(f"{name}: {error.message}", object=name, hint=error.hint) from error
+            check_fit(store, base, store.record(data[1], Probe), data[0], model.model)
     run: StudyRun | None = None
-    for name, commit, probe, data in zip(names, commits, measured, trained, strict=True):
-        base = Composition(store.record(store.record(commit, Commit).composition, Composition).identity, ())
+    for name, commit, base, probe, data in each:
         with StudyModel(store, commit, probe, dtype=dtype, author=author, progress=progress) as model:
             model.become(base)
             if run is None:
                 run = StudyRun(
-                    store,
+                    model,
                     "scale",
-                    commits,
-                    tuple(dict.fromkeys(one for _, one in (*measured, *trained))),
                     {
                         **parameters_of(settings),
                         "identities": list(names),
                         "training": [one for one, _ in trained],
                     },
-                    {key: value for key, value in model.environment.items() if key not in _OF_THE_MODEL},
-                    dtype=dtype,
-                    author=author,
-                    progress=progress,
                     total=len(names) * MechanismRows.count(settings, {}),
+                    commits=commits,
+                    probes=tuple(dict.fromkeys(one for _, one in (*measured, *trained))),
+                    environment={key: value for key, value in model.environment.items() if key not in _OF_THE_MODEL},
                 )
             rows = MechanismRows(
                 model,
@@ -136,11 +148,13 @@ def _commits(store: Store, names: Sequence[str]) -> tuple[CommitId, ...]:
     if not names:
         raise UsageError("no identity is named", hint="Name one commit for each identity.")
     found = tuple(resolve(store, name).commit for name in names)
-    for place, commit in enumerate(found):
-        if commit in found[:place]:
+    identities = [store.record(store.record(commit, Commit).composition, Composition).identity for commit in found]
+    for place, identity in enumerate(identities):
+        if identity in identities[:place]:
             raise UsageError(
-                f"{names[found.index(commit)]} and {names[place]} are one commit",
-                object=commit,
+                f"{names[identities.index(identity)]} and {names[place]} have one identity, "
+                "and their behaviors are left out",
+                object=identity,
                 hint="Name each identity once.",
             )
     return found

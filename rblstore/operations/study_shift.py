@@ -80,10 +80,8 @@ def study_shift(
                 # Of the model too, before minutes are spent on the first probe.
                 check_fit(store, composition, store.record(probes[1][1], Probe), probes[1][0], model.model)
                 run = StudyRun(
-                    store,
+                    model,
                     "shift",
-                    (commit,),
-                    tuple(probe_id for _, probe_id in probes),
                     {
                         "behaviors": list(taken),
                         "probe": probes[0][0],
@@ -91,11 +89,8 @@ def study_shift(
                         "allow_shared": allow_shared,
                         "tolerance": tolerance,
                     },
-                    model.environment,
-                    dtype=dtype,
-                    author=author,
-                    progress=progress,
                     total=2 * len(probes),
+                    probes=tuple(probe_id for _, probe_id in probes),
                 )
             _measure(model, run, (named[0], "held_out" if place else "probe"), composition, target, tolerance)
     assert run is not None

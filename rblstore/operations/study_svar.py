@@ -83,20 +83,14 @@ def study_svar(
             regions.check(one)
         reference = model.reference(composition, held)
         run = StudyRun(
-            store,
+            model,
             "svar",
-            (commit,),
-            (named[1],),
             {
                 "behavior": slot.name,
                 "form": held,
                 "perturbations": [str(one) for one in chosen],
                 "seeds": [float(seed) for seed in drawn],
             },
-            model.environment,
-            dtype=dtype,
-            author=author,
-            progress=progress,
             total=sum(len(drawn) if one.random else 1 for one in chosen),
         )
 

@@ -12,7 +12,7 @@ from rblstore.operations.live_places import LivePlaces
 from rblstore.operations.live_repair import adapter_tensors, mounted
 from rblstore.operations.live_wanted import wanted_values
 from rblstore.operations.tensor_values import TensorValues
-from rblstore.operations.value_cache import ValueCache, ValueKey
+from rblstore.operations.value_cache import MergedValue, ValueCache, ValueKey
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
@@ -126,6 +126,9 @@ def behavior_tensors(store: Store, live: LiveModel, state: LiveState, slot: Slot
     else:
         wanted, _ = wanted_values(store, live.plain, live.composition, live.form)
         written = {one.target for one in behavior.effects if one.on == "tensor" and one.action != "removes"}
+        # Merging some kinds changes the bias beside a weight, too, which no effect names.
+        beside = {f"{name.removesuffix('weight')}bias" for name in written if name.endswith("weight")}
+        written |= {name for name in beside if isinstance(wanted.get(name), MergedValue)}
         found = own_tensors(live, {name: key for name, key in wanted.items() if name in written})
     if not found:
         raise NotMountedError(
@@ -139,15 +142,15 @@ def behavior_tensors(store: Store, live: LiveModel, state: LiveState, slot: Slot
 def ground_tensors(
     store: Store, live: LiveModel, names: Mapping[str, torch.Tensor], beneath: Composition
 ) -> StoredBeneath:
-    """What lies beneath an overlay's tensors.
+    """What lies beneath the tensors of an overlay, or of an adapter that is merged in.
 
     Args:
         store: The repository.
-        live: The live model.
-        names: The overlay's tensors, as :func:`behavior_tensors` gave them.
-        beneath: The composition without the overlay.
+        live: The live model, in the form that the behavior is held in.
+        names: The behavior's tensors, as :func:`behavior_tensors` gave them.
+        beneath: The composition without the behavior.
     """
-    lies, absent = wanted_values(store, live.plain, beneath, "adapters")
+    lies, absent = wanted_values(store, live.plain, beneath, live.form)
     places = LivePlaces(live.plain)
     places.learn(lies.keys(), absent=[*absent, *lies])
     targets = {group.target for group in places.fused(lies)}

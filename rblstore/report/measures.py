@@ -59,7 +59,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
 
 
 _TITLES: Final[Mapping[str, str]] = {
-    "elimination": "Elimination: what is left when a part of the behavior is set to zero",
+    "elimination": "Elimination: what is left when a part of the behavior is put to nothing",
     "mutation": "Weight mutation: noise in every layer, and no snapshot",
     "svar": "SVAR: how far small perturbations of the behavior move the outputs",
     "mechanisms": "Mechanisms: what each way back recovers",

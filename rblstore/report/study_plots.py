@@ -169,7 +169,7 @@ def _prompts_text(record: Study) -> str:
 
 
 def _elimination(it: _Drawing) -> Figure:
-    return _curve(it, "epsilon", "fraction of the behavior set to zero, ε", x_log=False)
+    return _curve(it, "epsilon", "fraction of the behavior put to nothing, ε", x_log=False)
 
 
 def _mutation(it: _Drawing) -> Figure:

@@ -138,6 +138,41 @@ def test_what_is_not_nothing_at_zero_is_not_eliminated(shelf: Shelf, kind: str) 
     assert caught.value.code == "not_eliminable"
 
 
+@pytest.mark.parametrize("kind", ["lora", "ia3", "dora", "modules_to_save", "pissa", "bias_lora_only"])
+def test_of_every_kind_what_it_changes_of_the_weights_can_go(tmp_path: Path, kind: str) -> None:
+    # GPT-2 has biases, which merging changes although no effect of the behavior names them.
+    model = tiny_models.gpt2()
+    tiny_models.save_adapter(model, tmp_path / kind, kind)
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=tiny_models.save(model, tmp_path / "base"))
+        repo.add_probe("two", PROMPTS)
+        repo.commit("x", behaviors={"x": tmp_path / kind})
+        found = rows(repo.study_elimination(epsilons=[0.5, 1.0], form="merged"))
+    assert [row.bit_equal for row in found] == [False, False, True]
+    assert found[2].mean("rf") == 1.0
+    assert found[1].mean("kl") not in (found[0].mean("kl"), 0.0)
+
+
+def test_what_is_merged_goes_beside_another_behavior(shelf: Shelf) -> None:
+    # Taking one of two adapters out of the weights leaves what the other one made of them.
+    tiny_models.save_adapter(shelf.model, shelf.folder / "b", "lora", seed=2)
+    commit = shelf.on_base("two", a=shelf.folder / "a", b=shelf.folder / "b")
+    result = shelf.repo.study_elimination(commit, "b", epsilons=[1.0], form="merged")
+    assert [row.bit_equal for row in rows(result)] == [False, True]
+    assert result.record.parameters["form"] == "merged"
+    assert result.record.environment["form"] == "merged"
+
+
+def test_what_changes_no_weights_cannot_go_piece_by_piece(shelf: Shelf) -> None:
+    tiny_models.save_adapter(tiny_models.llama(tied=True), shelf.folder / "prompt", "prompt_tuning")
+    commit = shelf.on_base("prompt", x=shelf.folder / "prompt")
+    for form in ("adapters", "merged"):
+        with pytest.raises(ConflictError, match="changes no weights") as caught:
+            shelf.repo.study_elimination(commit, form=form)
+        assert caught.value.code == "not_eliminable"
+        assert "--form" not in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     ("kl", "js"), [(0.339, 9.63), (0.339, 0.665), (1e-9, 1e-8)], ids=["above ln 2", "above KL", "tiny"]
 )

@@ -215,7 +215,8 @@ def test_scale_refuses_what_makes_no_sense(story: Story) -> None:
     base = str(story.commits["base"])
     for revisions, options, says in (
         ([], {}, "no identity"),
-        ([base, base], {}, "one commit"),
+        ([base, base], {}, "one identity"),
+        ([base, str(story.commits["a"])], {}, "one identity"),
         ([base], {"probes": ["measured", "trained"]}, "2 probes for 1"),
         ([base], {"mechanisms": ["overlay"]}, "no mechanism of this study"),
     ):
@@ -233,6 +234,9 @@ def test_a_model_that_is_not_trained_leaves_no_evidence(tmp_path: Path) -> None:
         with pytest.raises(UntrainableModelError, match="BertModel is not trained here"):
             repo.study_mechanisms(mechanisms=["structured"], seeds=1)
         assert repo.studies() == []
+        with pytest.raises(UntrainableModelError, match="gives no logits, so nothing is distilled"):
+            repo.study_mechanisms(mechanisms=["unstructured"], seeds=1)
+        assert not list((tmp_path / "store" / ".rbl" / "studies").glob("*"))  # nothing was measured first
         # Noise needs no loss: what cannot be said of an embedding is None, with the reason, and never called KL.
         result = repo.study_mechanisms(mechanisms=["unstructured"], resets=["pull_back", "store"], seeds=1)
         for point in result.record.points:
@@ -240,6 +244,21 @@ def test_a_model_that_is_not_trained_leaves_no_evidence(tmp_path: Path) -> None:
             assert "no distribution" in str(point.reason)
             assert {"relative_l2", "cosine"} == set(point.prompts[0].values)
             assert point.bit_equal is (point.condition["reset"] == "store")
+
+
+def test_scale_knows_what_the_last_identity_cannot_do_before_it_measures_the_first(tmp_path: Path) -> None:
+    import rblstore
+
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("llama", identity=tiny_models.save(tiny_models.llama(), tmp_path / "llama"))
+        repo.switch("embedding", orphan=True)
+        repo.commit("bert", identity=tiny_models.save(tiny_models.bert(), tmp_path / "bert"))
+        repo.add_probe("p", [{"id": "p", "tokens": [5, 17, 80]}])
+        with pytest.raises(UntrainableModelError, match="embedding: a BertModel is not trained here") as caught:
+            repo.study_scale(["main", "embedding"], seeds=1)
+        assert caught.value.object == "embedding"
+        assert repo.studies() == []
+        assert not list((tmp_path / "store" / ".rbl" / "studies").glob("*"))
 
 
 def test_masked_models_are_trained_and_distilled(tmp_path: Path) -> None:

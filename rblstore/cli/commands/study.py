@@ -21,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 SUMMARIES: Final = MappingProxyType(
     {
-        "elimination": "Set more and more of a behavior to zero: when is nothing of it left?",
+        "elimination": "Put more and more of a behavior to nothing: when is none of it left?",
         "mutation": "Add noise to the identity's weights: what comes back, and by what means?",
         "svar": "Perturb a behavior a little: how stable is what it does?",
         "mechanisms": "Adapt the identity in several ways: what comes back, with and without the store?",

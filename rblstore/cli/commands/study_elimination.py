@@ -23,6 +23,13 @@ from rblstore.cli.verb import Verb
     metavar="X",
     help="A fraction from 0 to 1; may be repeated. Else 0, .001, .01, .05, .2, .4, .6, .8 and 1.",
 )
+@click.option(
+    "--form",
+    type=click.Choice(["adapters", "merged"]),
+    default="adapters",
+    show_default=True,
+    help="Put an adapter's own elements to zero, or what it changes of the weights back.",
+)
 @study_options
 @click.pass_obj
 def command(
@@ -31,6 +38,7 @@ def command(
     revision: str,
     behavior: str | None,
     epsilons: tuple[float, ...],
+    form: str,
     probe: str | None,
     csv: Path | None,
     plot: Path | None,
@@ -39,8 +47,9 @@ def command(
 ) -> Outcome:
     """Put a growing fraction of a behavior to nothing, its smallest elements first, and measure what is left of it.
 
-    Adapters' elements go to zero, an overlay's back to what lies beneath. The reference is REV without the behavior;
-    epsilon_star is the smallest fraction from which on KL and JS are below 1e-6.
+    Adapters' elements go to zero, an overlay's back to what lies beneath; with --form merged an adapter is treated as
+    an overlay, whatever its kind. The reference is REV without the behavior; epsilon_star is the smallest fraction
+    from which on KL and JS are below 1e-6.
     """
     with invocation.repository() as repository, invocation.progress() as progress:
         result = repository.study_elimination(
@@ -48,6 +57,7 @@ def command(
             behavior,
             epsilons or None,
             probe,
+            form=form,
             dtype=dtype,
             author=author_from(author, repository),
             progress=progress,
