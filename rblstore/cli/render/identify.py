@@ -26,24 +26,28 @@ def identify_lines(result: Any) -> Iterator[str]:
     Args:
         result: The document of an ``IdentifyResult``.
     """
-    for model in result["models"]:
-        verdict = model["verdict"]
-        where = result["path"] if model["path"] == "." else model["path"]
-        told = wrapped(f"{verdict} {where} ({plural(model['tensors'], 'tensor')}, {size(model['size'])})", "    ")
-        yield click.style(verdict, fg=_COLOURS.get(verdict, "yellow"), bold=True) + told[0][len(verdict) :]
-        yield from told[1:]
-        for match in model["exact"][:_SHOWN]:
-            yield from _exact(match)
-        yield from _more(model["exact"])
-        for like in model["resembling"][:_SHOWN]:
-            yield from _like(model, like)
-        yield from _more(model["resembling"])
-        if verdict == "unknown":
-            yield from wrapped(_nothing(model), "    ", "  ")
-        yield ""
-    yield from _files(result)
-    if result["commits"]["count"]:
-        yield from wrapped(f"all together: the weights {_commits(result['commits'], 'of')}", "  ")
+    blocks = [list(_model(result, model)) for model in result["models"]]
+    blocks.append(list(_files(result)))
+    for number_of_block, block in enumerate(block for block in blocks if block):
+        if number_of_block:
+            yield ""
+        yield from block
+
+
+def _model(result: Any, model: Any) -> Iterator[str]:
+    verdict = model["verdict"]
+    where = result["path"] if model["path"] == "." else model["path"]
+    told = wrapped(f"{verdict} {where} ({plural(model['tensors'], 'tensor')}, {size(model['size'])})", "    ")
+    yield click.style(verdict, fg=_COLOURS.get(verdict, "yellow"), bold=True) + told[0][len(verdict) :]
+    yield from told[1:]
+    for match in model["exact"][:_SHOWN]:
+        yield from _exact(match)
+    yield from _more(model["exact"])
+    for like in model["resembling"][:_SHOWN]:
+        yield from _like(model, like)
+    yield from _more(model["resembling"])
+    if verdict == "unknown":
+        yield from wrapped(_nothing(model), "    ", "  ")
 
 
 def _nothing(model: Any) -> str:
@@ -141,7 +145,9 @@ def _files(result: Any) -> Iterator[str]:
             holders = ", ".join(short(one) for one in file["holders"][:_SHOWN])
             yield from wrapped(f"{file['path']}: a file of {holders}", "  ")
     if not result["files"]:
-        yield f"{result['path']}: no files"
+        yield from wrapped(f"{result['path']}: no files", "  ")
+    if result["commits"]["count"]:
+        yield from wrapped(f"all together: the weights {_commits(result['commits'], 'of')}", "  ")
 
 
 def _is_weights(result: Any, file: Any) -> bool:
