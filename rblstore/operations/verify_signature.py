@@ -16,6 +16,7 @@ from rblstore.objects.ids import CommitId, ContentId, RecordId, SignatureId, Ver
 from rblstore.objects.signature_records import Signature
 from rblstore.operations.checkout_manifest import read_manifest
 from rblstore.operations.commit_files import commit_files
+from rblstore.operations.directory_hashing import hash_directory
 from rblstore.operations.result import Result
 from rblstore.operations.sign import find_verification
 from rblstore.operations.signatures import signatures_of
@@ -24,7 +25,6 @@ from rblstore.provenance.signed_files import (
     SIGNATURE_FILE,
     OtherSubjectError,
     check_files,
-    hash_directory,
     statement_of,
 )
 from rblstore.repository import Store

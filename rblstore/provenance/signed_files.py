@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -33,12 +33,6 @@ class OtherSubjectError(BadSignatureError):
     """A signature is over something else than what it is said to be over."""
 
     code: ClassVar[str] = "other_subject"
-
-
-class UnreadableModelError(InputError):
-    """A directory cannot be compared with a signature."""
-
-    code: ClassVar[str] = "unreadable_model"
 
 
 def is_ignored(path: str) -> bool:
@@ -80,32 +74,6 @@ def files_payload(name: str, files: Mapping[str, str]) -> bytes:
         from google.protobuf.json_format import MessageToJson
         from model_signing._signing.signing import Payload
     return str(MessageToJson(Payload(_manifest(name, files)).statement.pb)).encode()
-
-
-def hash_directory(directory: Path, ignored: Iterable[Path] = ()) -> dict[str, str]:
-    """SHA-256 by path of the files in a directory that signatures are over, as the public command finds them.
-
-    Args:
-        directory: Of a model.
-        ignored: Relative paths to leave out besides: the signature itself.
-
-    Raises:
-        UnreadableModelError: It has a symbolic link or a special file, or the system refuses.
-        MissingLibraryError: The libraries of ``rblstore[provenance]`` are not installed.
-    """
-    with needed_for(WHAT):
-        from model_signing import hashing
-    config: Any = hashing.Config()  # type: ignore[no-untyped-call]
-    config.set_ignored_paths(paths=list(ignored))
-    try:
-        found = config.hash(directory)
-    except (ValueError, OSError) as error:
-        raise UnreadableModelError(
-            f"the files in {directory} cannot be read: {error}",
-            object=str(directory),
-            hint="A signed model has regular files only.",
-        ) from error
-    return {one.identifier: one.digest.digest_hex for one in found.resource_descriptors()}
 
 
 def statement_of(payload: bytes) -> dict[str, Any]:
