@@ -114,9 +114,9 @@ class Contents:
         """
         with self._catalog.read() as reader:
             locations = reader.locations(contents)
-        return {
-            content: self.pack(location.pack).stored(location, any_copy=True) for content, location in locations.items()
-        }
+        # In the order in which they lie: index entries that are next to each other are read together.
+        places = sorted(locations.items(), key=lambda one: (one[1].pack, one[1].first_entry))
+        return {content: self.pack(location.pack).stored(location, any_copy=True) for content, location in places}
 
     def find(
         self, content: ContentId, gone: PackId | None = None, damaged: frozenset[PackId] = frozenset()

@@ -256,7 +256,7 @@ class Mounting:
 
     def overwritten(self) -> frozenset[str]:
         """Those tensors of :attr:`own`, by their plain names, that hold other bits by now."""
-        tensors = plain_tensors(self.plain)
+        tensors = plain_tensors(self.plain) if self.own else {}
         pairs = ((name, value, tensors[name]) for name, value in self.own.items())
         return frozenset(name for name, value, live in pairs if not same_bits(value.to(live.dtype), live))
 

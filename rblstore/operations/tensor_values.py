@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from rblstore.objects.content_records import StoredTensor
@@ -15,7 +14,7 @@ from rblstore.operations.stored_models import composed_state
 from rblstore.operations.value_cache import MergedValue, PeftTerm, ValueCache, ValueKey
 from rblstore.operations.writing import wrong_size
 from rblstore.repository import Store
-from rblstore.storage.decoding import Wanted, read_contents
+from rblstore.storage.decoding import Wanted, fill_contents
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +70,7 @@ class TensorValues:
             if content.size != stored.size:
                 raise wrong_size(stored.content.short, content.size, stored.size)
             asked.append(Wanted(content, out=room))
-        with closing(read_contents(asked, workers=self._store.configuration.workers)) as pieces:
-            for _ in pieces:
-                pass
+        fill_contents(asked, workers=self._store.configuration.workers)
 
     def is_cached(self, key: ValueKey) -> bool:
         """Whether a value is in the cache."""

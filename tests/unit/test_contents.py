@@ -15,7 +15,7 @@ from rblstore.catalog.engine import CatalogFailedError
 from rblstore.objects.ids import PackId
 from rblstore.storage.backend import MissingObjectError
 from rblstore.storage.pack_format import MalformedPackError, pack_key
-from rblstore.storage.pack_reader import ContentTooLargeError
+from rblstore.storage.pack_reader import ContentTooLargeError, PackReader
 from rblstore.storage.pack_writer import PackWriter
 from rblstore.storage.rooms import scratch
 
@@ -49,6 +49,24 @@ def _reads(data: bytes) -> Callable[[memoryview, int], None]:
         out[:] = data[start : start + len(out)]
 
     return read_into
+
+
+def test_contents_of_one_pack_are_looked_up_together_in_any_order(repo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = [noise(10, seed) for seed in range(30)]
+    write(repo, *data)
+    index_bytes, reads = PackReader._index_bytes, []
+
+    def counted(reader: PackReader, first: int, count: int) -> bytes:
+        reads.append(first)
+        return index_bytes(reader, first, count)
+
+    monkeypatch.setattr(PackReader, "_index_bytes", counted)
+    for wanted in (data, data[::-1], data[::2] + data[1::2]):
+        repo._store.contents.close()
+        reads.clear()
+        found = repo._store.contents.stored(sha256(one) for one in wanted)
+        assert [one.content for one in found] == [sha256(one) for one in wanted]
+        assert len(reads) == 1
 
 
 def test_a_content_whose_packs_are_all_gone_is_missing(repo: Any) -> None:

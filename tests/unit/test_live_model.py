@@ -15,6 +15,7 @@ import torch
 from live_stories import NAMES, Story, assert_fresh, weights
 
 import rblstore
+from rblstore.checkpoints import plain_view
 
 
 @pytest.fixture(scope="module")
@@ -229,6 +230,17 @@ class TestChanges:
             assert live.model is model
             assert [id(one) for one in model.modules()] == wrappers
             assert not any(one.requires_grad for one in model.parameters())
+
+    def test_between_parked_adapters_nothing_goes_through_the_model(
+        self, story: Story, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with story.repo.attach(story.load("a"), story.commits["a"]) as live:
+            for name in ("ab", "a", "ab"):
+                live.switch(story.commits[name])
+            with monkeypatch.context() as patched:
+                patched.setattr(plain_view, "unwrapped", None)  # every way through a model's modules takes it
+                live.switch(story.commits["a"])
+            assert_fresh(live, story.load("a"))
 
     def test_no_room_to_park(self, story: Story) -> None:
         with story.repo.attach(story.load("a"), story.commits["a"], cache_bytes=0) as live:
