@@ -64,8 +64,9 @@ def attribution_figures(record: Study) -> dict[str, Any]:
         record: An ``attribution`` study.
 
     Returns:
-        ``behaviors``: a row each, ``moved_most``: a behavior by prompt (None where nothing moved it), ``additivity``:
-        the mean of the parts' sum over the mean of the whole.
+        ``behaviors``: a row each (``moved_most``: how many prompts; None where a part is not known), ``moved_most``: a
+        behavior by prompt (None where nothing moved it), ``whole``: all of them together, ``additivity``: the mean of
+        the parts' sum over the mean of the whole.
     """
     without = _of(record, "without")
     measure = "kl" if any("kl" in prompt.values for point in without for prompt in point.prompts) else "relative_l2"
@@ -80,11 +81,11 @@ def attribution_figures(record: Study) -> dict[str, Any]:
             measure: _mean(point, measure),
             f"{measure}_reverse": _mean(point, f"{measure}_reverse"),
             f"{measure}_share": _mean(share, f"{measure}_share"),
-            "moved_most": len(most),
+            "moved_most": len(most) if share is not None and share.prompts else None,
             "reason": point.reason,
         })  # fmt: skip
     total = _one(record, "sum")
-    parts, whole = _mean(total, f"{measure}_parts"), _mean(total, f"{measure}_whole")
+    parts, whole = _mean(total, f"{measure}_parts"), _mean(_one(record, "whole"), measure)
     prompts = [] if total is None else [prompt.id for prompt in total.prompts]
     return {
         "additivity": parts / whole if parts is not None and whole else None,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _WIDE_COLUMNS: Final = 5
 """The most columns of a matrix whose cells have room for two numbers side by side."""
+_LETTERS_ACROSS: Final = 48
+"""As many letters have room beneath a matrix; more are written aslant."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,8 @@ def draw_matrix(
             axis.text(x, y, text, ha="center", va="center", fontsize=8 if "\n" not in text else 7, color=ink)
     axis.set_xlim(-0.5, len(columns) - 0.5)
     axis.set_ylim(len(rows) - 0.5, -0.5)
-    steep = max((len(column) for column in columns), default=0) > 7
+    longest = max((len(column) for column in columns), default=0)
+    steep = longest > 7 and longest * len(columns) > _LETTERS_ACROSS
     axis.set_xticks(range(len(columns)), columns, rotation=35 if steep else 0, ha="right" if steep else "center",
                     rotation_mode="anchor" if steep else None)  # fmt: skip
     axis.set_yticks(range(len(rows)), rows)
@@ -194,7 +197,7 @@ def _bars(
 
 def _exact(axis: Axes, x: float, y: float, size: float = 11) -> None:
     axis.plot([x], [y], marker="D", markersize=size, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.3,
-              linestyle="none", zorder=4)  # fmt: skip
+              linestyle="none", zorder=4, clip_on=False)  # fmt: skip
 
 
 def exact_handle() -> Any:

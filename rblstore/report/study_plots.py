@@ -4,69 +4,25 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from rblstore.objects.study_records import Study, StudyPoint
-from rblstore.report.drawing import check_format, draw, new_figure, plot_format
+from rblstore.objects.study_records import Study
+from rblstore.report.drawing import check_format, draw, plot_format
 from rblstore.report.measures import LN2, axis_label, condition_labels, measure, scalar_text, study_title, varying
 from rblstore.report.palette import FAINT, SERIES
-from rblstore.report.panels import Mark, Series, draw_curves, draw_dots, draw_matrix, ends, exact_handle, series
+from rblstore.report.panels import Series, draw_curves, draw_dots, ends, exact_handle, series
 from rblstore.report.safe_text import figure_text, one_line
+from rblstore.report.study_drawing import DIVERGENCES, MOST_ROWS, Drawing, mark_of, panels
+from rblstore.report.study_matrices import attribution, interference
 from rblstore.report.zero_axis import reference_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from rblstore.operations.study_summary import SummaryRow
-
 WIDTH: Final = 6.4
 """Inches of a picture that stands alone."""
-MOST_ROWS: Final = 40
-"""The most rows of a matrix or of dots that are drawn; what is left out is said."""
-_MOST_COLUMNS: Final = 16
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """A study on its way to paper.
-
-    Attributes:
-        record: The study.
-        rows: Its summary, one row a condition.
-        width: Inches.
-    """
-
-    record: Study
-    rows: Sequence[SummaryRow]
-    width: float
-
-    @property
-    def conditions(self) -> list[Mapping[str, Any]]:
-        return [row.condition for row in self.rows]
-
-    def marks(self, name: str) -> list[Mark | None]:
-        """A measure's values, one a row."""
-        return [_mark(row, name) for row in self.rows]
-
-    def known(self, names: Sequence[str]) -> list[str]:
-        """Those of some measures that any row has."""
-        return [name for name in names if any(mark is not None for mark in self.marks(name))]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A matrix of values: what goes down and across, which measure its cells have, and what chance alone would give."""
-
-    rows: Sequence[str]
-    down: str
-    columns: Sequence[str]
-    across: str
-    cells: Sequence[Sequence[float | None]]
-    measure: str
-    chance: Sequence[Sequence[float | None]] = ()
 
 
 def plot_study(record: Study, out: str | Path | BinaryIO, format: str | None = None) -> None:
@@ -99,9 +55,9 @@ def study_figure(record: Study, width: float = WIDTH, *, titled: bool = True) ->
     """
     from rblstore.operations.study_summary import summarise
 
-    it = _Drawing(record, summarise(record), width)
+    it = Drawing(record, summarise(record), width)
     make = _KINDS.get(record.study, _anything)
-    figure = make(it)
+    figure = make(it) or _anything(it)
     title = study_title(record.study)
     if titled:
         lines = textwrap.fill(title, int(width * 12.0))
@@ -116,30 +72,17 @@ def study_caption(record: Study) -> str:
     from rblstore.operations.study_summary import summarise
 
     rows = summarise(record)
-    it = _Drawing(record, rows, WIDTH)
-    names = [name for name in (*_DIVERGENCES, "rf", "entropy", "kept") if it.known([name])]
+    it = Drawing(record, rows, WIDTH)
+    names = [name for name in (*DIVERGENCES, "rf", "entropy", "kept") if it.known([name])]
     lines = []
     for label, row in zip(condition_labels(it.conditions), rows, strict=True):
-        found = [(name, _mark(row, name)) for name in names]
+        found = [(name, mark_of(row, name)) for name in names]
         values = ", ".join(f"{measure(name).label} {figure_text(mark.value)}" for name, mark in found if mark)
         lines.append(f"{label}: {values or 'no value'}{' (bit-equal)' if row.bit_equal else ''}")
     return "; ".join(lines[:MOST_ROWS])
 
 
-_DIVERGENCES: Final = ("kl", "js", "relative_l2")
-
-
-def _mark(row: SummaryRow, name: str) -> Mark | None:
-    interval = row.measures.get(name)
-    if interval is None or interval.mean is None:
-        return None
-    low = interval.mean if interval.low is None else interval.low
-    high = interval.mean if interval.high is None else interval.high
-    exact = bool(row.bit_equal) and name in (*_DIVERGENCES, "entropy", "rf")
-    return Mark(interval.mean, min(low, interval.mean), max(high, interval.mean), exact)
-
-
-def _footer(it: _Drawing) -> str:
+def _footer(it: Drawing) -> str:
     prompts = _prompts_text(it.record)
     seeds = len({point.seed for point in it.record.points if point.seed is not None})
     parts = [f"Means over {prompts}" if prompts else "Values of whole models"]
@@ -168,20 +111,20 @@ def _prompts_text(record: Study) -> str:
 # -- the kinds --------------------------------------------------------------------------------------------------
 
 
-def _elimination(it: _Drawing) -> Figure:
+def _elimination(it: Drawing) -> Figure:
     return _curve(it, "epsilon", "fraction of the behavior put to nothing, ε", x_log=False)
 
 
-def _mutation(it: _Drawing) -> Figure:
+def _mutation(it: Drawing) -> Figure:
     return _curve(it, "alpha", "standard deviation of the noise, α (log)", x_log=True)
 
 
-def _curve(it: _Drawing, key: str, label: str, *, x_log: bool) -> Figure:
+def _curve(it: Drawing, key: str, label: str, *, x_log: bool) -> Figure:
     """Curves over a number; where one more member of the conditions varies, a curve for each of its values."""
     numbers = [condition.get(key) for condition in it.conditions]
     places = {float(one) for one in numbers if isinstance(one, (int, float)) and not isinstance(one, bool)}
     others = [name for name in varying(it.conditions) if name != key]
-    names, below = it.known(_DIVERGENCES), it.known(["rf"])
+    names, below = it.known(DIVERGENCES), it.known(["rf"])
     groups = list(dict.fromkeys(scalar_text(one.get(others[0])) if others else "" for one in it.conditions))
     if len(others) > 1 or not names or len(groups) * len(names) > len(SERIES) or None in numbers or not places:
         return _anything(it)
@@ -203,7 +146,7 @@ def _curve(it: _Drawing, key: str, label: str, *, x_log: bool) -> Figure:
         every = len(names) if measures == below else 1
         return series(words, marks, every=every)
 
-    figure, axes = _panels(it.width, [2.9, *([1.3] if below else [])])
+    figure, axes = panels(it.width, [2.9, *([1.3] if below else [])])
     found = curves(names)
     exact = draw_curves(axes[0], xs, found, x_log=x_log, y_log=True)
     axes[0].set_ylabel(f"{axis_label(names)}, log")
@@ -219,11 +162,11 @@ def _curve(it: _Drawing, key: str, label: str, *, x_log: bool) -> Figure:
     return figure
 
 
-def _entropy(it: _Drawing) -> Figure:
+def _entropy(it: Drawing) -> Figure:
     keys, marks = varying(it.conditions), it.marks("entropy")
     if not it.known(["entropy"]) or len(keys) > 1:
         return _anything(it)
-    figure, axes = _panels(it.width, [2.6])
+    figure, axes = panels(it.width, [2.6])
     axis = axes[0]
     numbers = list(range(1, len(it.rows) + 1))
     found = series(["mean over the prompts"], [marks])
@@ -239,107 +182,23 @@ def _entropy(it: _Drawing) -> Figure:
     return figure
 
 
-def _ways_back(it: _Drawing) -> Figure:
+def _ways_back(it: Drawing) -> Figure:
     """Rows of a recovery, with what it is made of beneath: RF alone says little."""
-    return _dots(it, [["rf"], list(_DIVERGENCES)])
+    return _dots(it, [["rf"], list(DIVERGENCES)])
 
 
-def _perturbations(it: _Drawing) -> Figure:
-    return _dots(it, [["svar"], list(_DIVERGENCES)])
+def _perturbations(it: Drawing) -> Figure:
+    return _dots(it, [["svar"], list(DIVERGENCES)])
 
 
-def _divergences(it: _Drawing) -> Figure:
-    return _dots(it, [list(_DIVERGENCES), ["rf"]])
+def _divergences(it: Drawing) -> Figure:
+    return _dots(it, [list(DIVERGENCES), ["rf"]])
 
 
-def _interference(it: _Drawing) -> Figure:
-    """How much of each behavior's effect is left beside another, and beneath how far their subspaces overlap."""
-    kept = _pairs(it, "given", ("kept_pooled", "kept", "kl", "relative_l2"))
-    shared = _pairs(it, "subspaces", ("output_overlap", "delta_cosine"))
-    found = [one for one in (kept, shared) if one is not None]
-    return _matrices(it, found) if found else _anything(it)
-
-
-def _pairs(it: _Drawing, part: str, names: Sequence[str]) -> _Table | None:
-    """The rows of one part of an interference study as a matrix: behaviors down, what they stand beside across."""
-    rows = [
-        at
-        for at, one in enumerate(it.conditions)
-        if one.get("part", part) == part and one.get("behavior") and one.get("given") and not one.get("tensor")
-    ]
-    named = next((name for name in names if any(it.marks(name)[at] is not None for at in rows)), None)
-    if named is None:
-        return None
-    values = _by_pair(it, rows, named, mirrored=part == "subspaces")
-    chance = _by_pair(it, rows, named.replace("_overlap", "_chance"), mirrored=True) if "_overlap" in named else {}
-    behaviors = list(dict.fromkeys(str(it.conditions[at][key]) for at in rows for key in ("given", "behavior")))
-    down, across = behaviors[:MOST_ROWS], behaviors[:_MOST_COLUMNS]
-    cells, expected = ([[found.get((row, column)) for column in across] for row in down] for found in (values, chance))
-    return _Table(down, "behavior", across, "beside", cells, named, expected if chance else ())
-
-
-def _by_pair(it: _Drawing, rows: Sequence[int], name: str, *, mirrored: bool) -> dict[tuple[str, str], float]:
-    """A measure by behavior and what it stands beside.
-
-    Args:
-        it: The study.
-        rows: Which of its rows.
-        name: The measure.
-        mirrored: Whether it is the same from both sides, as an overlap is.
-    """
-    marks = it.marks(name)
-    found: dict[tuple[str, str], float] = {}
-    for at in rows:
-        mark, behavior, given = marks[at], str(it.conditions[at]["behavior"]), str(it.conditions[at]["given"])
-        if mark is not None:
-            found[behavior, given] = mark.value
-            if mirrored:
-                found[given, behavior] = mark.value
-    return found
-
-
-def _attribution(it: _Drawing) -> Figure:
-    """Prompts down, behaviors across: how far leaving one out moves each prompt."""
-    parts = ("without", "whole")
-    points = [point for point in it.record.points if point.prompts and point.condition.get("part", "without") in parts]
-    measured = {name for point in points for one in point.prompts for name in one.values}
-    named = next((name for name in _DIVERGENCES if name in measured), None)
-    if named is None:
-        return _anything(it)
-    columns = {_left_out(point): None for point in points}
-    if len(columns) < len({repr(sorted(point.condition.items(), key=str)) for point in points}):
-        return _anything(it)  # conditions of another make: what they have in common says too little
-    found: dict[tuple[str, str], list[float]] = {}
-    for point in points:
-        for one in point.prompts:
-            value = one.values.get(named)
-            if value is not None:
-                found.setdefault((one.id, _left_out(point)), []).append(value)
-    ids = list(dict.fromkeys(one.id for point in points for one in point.prompts))
-    across = list(columns)[:_MOST_COLUMNS]
-    cells = [[_mean(found.get((id, column), [])) for column in across] for id in ids]
-    if len(ids) > MOST_ROWS:
-        most = sorted(range(len(ids)), key=lambda at: -max((value or 0.0 for value in cells[at]), default=0.0))
-        keep = sorted(most[:MOST_ROWS])
-        ids, cells = [ids[at] for at in keep], [cells[at] for at in keep]
-    return _matrices(it, [_Table(ids, "prompt", across, "left out", cells, named)])
-
-
-def _left_out(point: StudyPoint) -> str:
-    if point.condition.get("part") == "whole":
-        return "all of them"
-    behavior = point.condition.get("behavior", point.condition.get("without"))
-    return behavior if isinstance(behavior, str) else scalar_text(behavior)
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _anything(it: _Drawing) -> Figure:
+def _anything(it: Drawing) -> Figure:
     """A kind without a picture of its own: every measure, one row a condition."""
     names = list(dict.fromkeys(name for row in it.rows for name in row.measures))
-    together = it.known([name for name in _DIVERGENCES if name in names])
+    together = it.known([name for name in DIVERGENCES if name in names])
     rest = [name for name in it.known(names) if name not in together and name not in ("kl_reverse", "kl_adapted")]
     groups = [together, *([name] for name in rest)]
     return _dots(it, [group for group in groups if group][:4])
@@ -348,31 +207,30 @@ def _anything(it: _Drawing) -> Figure:
 # -- layouts ----------------------------------------------------------------------------------------------------
 
 
-def _dots(it: _Drawing, groups: Sequence[Sequence[str]]) -> Figure:
+def _dots(it: Drawing, groups: Sequence[Sequence[str]]) -> Figure:
     rows = range(min(len(it.rows), MOST_ROWS))
-    letters = max(19, int(it.width * 3.6))
-    labels = [
-        "\n".join(textwrap.wrap(one_line(label, 56), letters, break_on_hyphens=False)[:3])
-        for label in condition_labels(it.conditions, 40)
-    ]
+    letters = max(19, int(it.width * 3.9))
+    labels = [_lines(one_line(label, 56), letters) for label in condition_labels(it.conditions, 40)]
     groups = [names for names in (it.known(group) for group in groups) if names]
     if not groups:
-        figure, axes = _panels(it.width, [0.8])
+        figure, axes = panels(it.width, [0.8])
         axes[0].axis("off")
         axes[0].text(0, 0.5, "Nothing that could be drawn was measured.", color=FAINT)
         return figure
-    figure, axes = _panels(it.width, [0.4 + sum(_row_height(labels[at]) for at in rows)] * len(groups))
+    # A row that was not measured in this way at all is left out; one without a value says so.
+    shown = [[at for at in rows if any(name in it.rows[at].measures for name in names)] for names in groups]
+    figure, axes = panels(it.width, [0.4 + sum(_row_height(labels[at]) for at in here) for here in shown])
     exact = False
-    for axis, names in zip(axes, groups, strict=True):
+    for axis, names, here in zip(axes, groups, shown, strict=True):
         log = all(measure(name).logarithmic for name in names)
-        found = series([measure(name).label for name in names], [[it.marks(name)[at] for at in rows] for name in names])
-        exact |= draw_dots(axis, [labels[at] for at in rows], found, x_log=log)
+        found = series([measure(name).label for name in names], [[it.marks(name)[at] for at in here] for name in names])
+        exact |= draw_dots(axis, [labels[at] for at in here], found, x_log=log)
         axis.set_xlabel(axis_label(names) + (", log" if log else ""))
         if names == ["rf"]:
             _recovery(axis, "x", ends(found))
-        for at in rows:
-            if all(one.marks[at] is None for one in found):
-                axis.annotate("undefined", (0.01, at), xycoords=("axes fraction", "data"), va="center", color=FAINT,
+        for place in range(len(here)):
+            if all(one.marks[place] is None for one in found):
+                axis.annotate("undefined", (0.01, place), xycoords=("axes fraction", "data"), va="center", color=FAINT,
                               fontsize=8, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0})  # fmt: skip
     _legend(axes[0], exact=exact)
     for axis, names in zip(axes[1:], groups[1:], strict=True):
@@ -384,33 +242,14 @@ def _dots(it: _Drawing, groups: Sequence[Sequence[str]]) -> Figure:
     return figure
 
 
+def _lines(label: str, letters: int) -> str:
+    """A label in lines, broken between its members where they are short enough."""
+    members = [one if len(one) > letters else one.replace(" ", "\u00a0") for one in label.split(" · ")]
+    return "\n".join(textwrap.wrap("\u00a0· ".join(members), letters, break_on_hyphens=False)[:3])
+
+
 def _row_height(label: str) -> float:
     return 0.3 + 0.1 * label.count("\n")
-
-
-def _matrices(it: _Drawing, tables: Sequence[_Table]) -> Figure:
-    figure, axes = _panels(it.width, [0.7 + 0.3 * len(one.rows) for one in tables])
-    for axis, one in zip(axes, tables, strict=True):
-        low, high = draw_matrix(
-            axis,
-            [one_line(text, 20) for text in one.rows],
-            [one_line(text, 16) for text in one.columns],
-            one.cells,
-            one.chance,
-        )
-        axis.set_ylabel(one.down)
-        axis.set_xlabel(one.across)
-        shades = f"from {figure_text(low)} (light) to {figure_text(high)} (dark)" if high > low else "all 0"
-        chance = "; in brackets: what random subspaces of these dimensions have" if one.chance else ""
-        title = f"{axis_label([one.measure])}: {shades}; hatched: no value{chance}"
-        axis.set_title(textwrap.fill(title, int(it.width * 15)), fontsize=8.5)
-    return figure
-
-
-def _panels(width: float, heights: Sequence[float]) -> tuple[Figure, list[Axes]]:
-    figure = new_figure(width, sum(heights) + 0.55 * len(heights) + 0.75)
-    axes = figure.subplots(len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": list(heights)})
-    return figure, list(axes[:, 0])
 
 
 def _recovery(axis: Axes, which: Any, found: Sequence[float]) -> None:
@@ -431,14 +270,14 @@ def _legend(axis: Axes, *, exact: bool, columns: int = 4) -> None:
                     columnspacing=1.4, handletextpad=0.6)  # fmt: skip
 
 
-_KINDS: Final[Mapping[str, Callable[[_Drawing], Figure]]] = {
+_KINDS: Final[Mapping[str, Callable[[Drawing], Figure | None]]] = {
     "elimination": _elimination,
     "mutation": _mutation,
     "svar": _perturbations,
     "mechanisms": _ways_back,
     "entropy": _entropy,
     "scale": _ways_back,
-    "interference": _interference,
-    "attribution": _attribution,
+    "interference": interference,
+    "attribution": attribution,
     "shift": _divergences,
 }

@@ -99,9 +99,10 @@ def reference_line(axis: Any, value: float, text: str, *, which: Literal["x", "y
     if not text:
         return
     if which == "y":
-        axis.annotate(text, (0.0, value), (3, 3), ("axes fraction", "data"), textcoords="offset points", fontsize=8,
-                      annotation_clip=True, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
-                      zorder=5)  # fmt: skip
+        # At the right, where curves of a recovery have come down, and above the markers of one that lies on the line.
+        axis.annotate(text, (1.0, value), (-3, 7), ("axes fraction", "data"), textcoords="offset points", fontsize=8,
+                      ha="right", annotation_clip=True, zorder=5,
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85})  # fmt: skip
     else:
         axis.annotate(text, (value, 1.0), (3, -9), ("data", "axes fraction"), textcoords="offset points", fontsize=8,
                       annotation_clip=True)  # fmt: skip

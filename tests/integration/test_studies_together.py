@@ -227,6 +227,10 @@ def test_what_stands_on_the_other_has_no_effect_alone(together: Together) -> Non
     assert point(shares, part="without", behavior="dpo").prompts
     assert "without 'sft'" in point(shares, part="share", behavior="left").reason
     assert point(shares, part="sum").prompts == ()
+    said = shares.as_json()["figures"]
+    assert said["whole"] > 0  # is measured, although its parts are not all known
+    assert (said["parts"], said["additivity"]) == (None, None)
+    assert [row["moved_most"] for row in said["behaviors"]] == [None] * 3
 
 
 def test_attribution_says_which_behavior_moved_which_prompt(together: Together) -> None:

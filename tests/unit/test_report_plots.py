@@ -139,6 +139,29 @@ def test_matrices_show_their_numbers() -> None:
     assert [text.get_text() for text in prompts.get_xticklabels()] == ["x", "y", "all of them"]
 
 
+def test_what_was_not_measured_in_a_panel_has_no_row_in_it() -> None:
+    conditions: list[dict[str, Scalar]] = [
+        {"part": part, "probe": "other", "role": "held_out"} for part in ("adapted", "recovered")
+    ]
+    divergences, recovery = panels("shift", [point(conditions[0], None, 0.2), point(conditions[1], None, 0.0, rf=1.0)])
+    (label,) = (text.get_text().replace("\u00a0", " ") for text in recovery.get_yticklabels())
+    assert label == "recovered: other ·\nheld out"
+    assert len(divergences.get_yticklabels()) == 2
+    assert not recovery.texts
+
+
+def test_marks_of_equality_at_the_edge_are_whole() -> None:
+    for axis in panels("elimination"):
+        assert not any(line.get_clip_on() for line in axis.get_lines() if line.get_marker() == "D")
+
+
+def test_a_behavior_that_cannot_be_left_out_has_a_column_without_values() -> None:
+    refused = StudyPoint({"part": "without", "behavior": "sft"}, None, None, {}, "another stands on it", ())
+    (prompts,) = panels("attribution", [refused, *STUDIES["attribution"]])
+    assert [text.get_text() for text in prompts.get_xticklabels()] == ["sft", "x", "y", "all of them"]
+    assert [text.get_text() for text in prompts.texts].count("–") == 3
+
+
 def test_the_footer_counts_the_prompts_of_each_probe() -> None:
     def footer(points: list[StudyPoint]) -> str:
         with drawing(text="paths"):

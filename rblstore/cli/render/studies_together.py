@@ -15,7 +15,7 @@ def interference_lines(document: Any) -> Iterator[str]:
         document: Of a ``StudyResult`` of ``interference``.
     """
     pairs = document["figures"]["pairs"]
-    yield "effect alone"
+    yield "effect alone (of one that stands on others: on top of them)"
     yield from columns(_alone(document), header=("behavior", "KL", "JS", "bit-equal"))
     yield ""
     yield "how much of it is kept beside another one (1: all of it, 0: nothing)"
@@ -93,17 +93,18 @@ def attribution_lines(document: Any) -> Iterator[str]:
                 number(row[measure]),
                 number(row[f"{measure}_reverse"]),
                 number(row[f"{measure}_share"]),
-                str(row["moved_most"]),
+                "-" if row["moved_most"] is None else str(row["moved_most"]),
             )
             for row in found["behaviors"]
         ),
         header=("without", f"{label}(whole || without)", f"{label}(without || whole)", "share", "prompts moved most"),
     )
     yield ""
-    yield (
-        f"sum of the parts {number(found['parts'])}, whole against none of them {number(found['whole'])}: "
-        f"the parts are {number(found['additivity'])} of it"
-    )
+    whole = f"whole against none of them {number(found['whole'])}"
+    if found["additivity"] is None:
+        yield f"{whole}; what the parts add up to is not known"
+    else:
+        yield f"sum of the parts {number(found['parts'])}, {whole}: the parts are {number(found['additivity'])} of it"
     shares = {
         point["condition"]["behavior"]: {one["id"]: one["values"].get(f"{measure}_share") for one in point["prompts"]}
         for point in document["points"]
