@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
+    from rblstore.checkpoints.checkout_layout import CheckoutForm
     from rblstore.operations.audit import AuditResult
     from rblstore.operations.audit_history import AuditHistory
     from rblstore.operations.export import ExportResult
@@ -199,6 +200,7 @@ class Audits:
         self,
         revision: str = "HEAD",
         *,
+        form: CheckoutForm = "adapters",
         key: bytes | str | Path | None = None,
         password: bytes | None = None,
         certificates: bytes | str | Path | None = None,
@@ -216,6 +218,7 @@ class Audits:
 
         Args:
             revision: The commit.
+            form: Whose files: of a checkout in the form ``adapters``, or ``merged``, whose weights are read for it.
             key: A private key: PEM as bytes, or the file that holds it. It is neither stored nor written anywhere.
             password: Of an encrypted key.
             certificates: PEM, or their file: the key's certificate, then those that vouch for it.
@@ -230,7 +233,7 @@ class Audits:
             BadKeyError: The key or certificate cannot be used.
             PasswordError: The key is encrypted, and the password is missing or wrong.
             KeylessUnavailableError: The network or sigstore refuses.
-            ConflictError: ``output`` exists.
+            ConflictError: ``output`` exists, or lies in a checkout of another commit or form.
         """
         from rblstore.objects.paths import given_path
         from rblstore.operations.key_files import given_pem
@@ -239,6 +242,7 @@ class Audits:
         request = SignRequest(
             author=self.author(author),
             revision=revision,
+            form=form,
             key=given_pem(key, "private key"),
             password=password,
             certificates=given_pem(certificates, "certificates"),

@@ -6,7 +6,8 @@ behavior acts on comes from the store as it is, and the stored layout of files a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +17,16 @@ from rblstore.checkpoints.checkout_layout import (
     CheckoutSlot,
     ComposedWeights,
     FileSource,
+    PlannedFile,
     plan_checkout,
 )
-from rblstore.checkpoints.checkout_writer import DirectoryWriter
+from rblstore.checkpoints.checkout_writer import DirectoryWriter, mismatch
 from rblstore.checkpoints.composed_layout import ComposedCheckpoint
 from rblstore.objects.content_records import FileEntry, FileManifest, StoredTensor
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import CommitId, CompositionId, ContentId
 from rblstore.operations.checkout import metered, write_manifest
+from rblstore.operations.commit_files import stored_digest
 from rblstore.operations.merged_tensors import MergePlan, PeftMerge, merged_rows, plan_merge
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.scratch import checkout_note, scratch
@@ -71,50 +74,102 @@ def write_merged(
         CannotMergeError: A behavior that is no change of weights (prompt tuning), or that peft cannot merge.
         CorruptError: Stored bytes are damaged; nothing is left behind.
     """
-    beneath = composed(store, composition)
-    tensors = beneath.state.tensors
-    # Overlays are in the checkpoint already: what is left to merge are the adapters.
-    found = [member for member in members(store, composition) if member.config is not None]
-    merging = plan_merge(store, found, tensors)
+    beneath, merging = _planned(store, composition)
     with (
         checkout_note(store) as announce,
         DirectoryWriter(target, announce=announce) as writer,
         scratch(store, "merge") as folder,
     ):
         writer.require_space(sum(source_size(file.source) for file in beneath.files))
-        if merging.by_peft:
-            weights = _by_peft(store, composition, merging, tensors, folder)
-        else:
-            weights = _Weights(plain_merged(store, merging, tensors))
+        weights = _weights(store, composition, beneath, merging, folder)
         files = _write_files(store, beneath, weights, writer, progress)
-        slots = tuple(CheckoutSlot(slot.name, slot.behavior, slot.weight, None) for slot in composition.slots)
+        slots = merged_slots(composition)
         manifest = CheckoutManifest("merged", commit_id, composition_id, composition.identity, slots, files)
         write_manifest(writer, manifest)
         writer.commit()
     return files
 
 
+def merged_slots(composition: Composition) -> tuple[CheckoutSlot, ...]:
+    """What ``rbl-composition.json`` says of the slots of a merged composition: none has a folder."""
+    return tuple(CheckoutSlot(slot.name, slot.behavior, slot.weight, None) for slot in composition.slots)
+
+
+def merged_files(store: Store, composition: Composition) -> tuple[CheckoutFile, ...]:
+    """The files that :func:`write_merged` writes, with their digests; weights are read and summed, and not written.
+
+    Raises:
+        CannotMergeError: A behavior that is no change of weights (prompt tuning), or that peft cannot merge.
+        CorruptError: Stored bytes are damaged.
+    """
+    beneath, merging = _planned(store, composition)
+    files = []
+    with scratch(store, "merge") as folder:
+        weights = _weights(store, composition, beneath, merging, folder)
+        for file in _kept(beneath, weights):
+            if file.path in beneath.weights and weights.merged:
+                digest, size = _hashed(_merged_file(store, file.source, weights.merged))
+                if size != file.size:
+                    raise mismatch(file.path)
+            else:
+                digest = stored_digest(store, file)
+            files.append(CheckoutFile(file.path, digest, file.size))
+        files += [CheckoutFile(path.name, *_hashed(_read(path))) for path in _saved(weights)]
+    return tuple(sorted(files, key=lambda file: file.path))
+
+
+def _hashed(chunks: Iterable[bytes | memoryview]) -> tuple[ContentId, int]:
+    digest, size = hashlib.sha256(), 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size += len(chunk)
+    return ContentId(digest.hexdigest()), size
+
+
+def _planned(store: Store, composition: Composition) -> tuple[ComposedCheckpoint, MergePlan]:
+    """What lies beneath the adapters, and how these are merged into it; overlays are in it already."""
+    beneath = composed(store, composition)
+    found = [member for member in members(store, composition) if member.config is not None]
+    return beneath, plan_merge(store, found, beneath.state.tensors)
+
+
+def _weights(
+    store: Store, composition: Composition, beneath: ComposedCheckpoint, merging: MergePlan, folder: Path
+) -> _Weights:
+    if merging.by_peft:
+        return _by_peft(store, composition, merging, beneath.state.tensors, folder)
+    return _Weights(plain_merged(store, merging, beneath.state.tensors))
+
+
+def _kept(beneath: ComposedCheckpoint, weights: _Weights) -> tuple[PlannedFile, ...]:
+    """The files beneath the adapters but for those that were saved anew."""
+    planned = plan_checkout(beneath.files, [], "merged")
+    if weights.folder is None:
+        return planned
+    return tuple(file for file in planned if file.path not in beneath.weights and file.path not in (INDEX, CONFIG))
+
+
+def _saved(weights: _Weights) -> list[Path]:
+    """The files that were saved anew; the config is among them: a head that was added has another class of model."""
+    return [] if weights.folder is None else [weights.folder / CONFIG, *sorted(weights.folder.glob("model*"))]
+
+
 def _write_files(
     store: Store, beneath: ComposedCheckpoint, weights: _Weights, writer: DirectoryWriter, progress: Progress | None
 ) -> tuple[CheckoutFile, ...]:
-    planned = plan_checkout(beneath.files, [], "merged")
+    planned = _kept(beneath, weights)
     meter = Meter(progress, sum(file.size for file in planned))
     files = []
     for file in planned:
-        weighs = file.path in beneath.weights
-        if weights.folder is not None and (weighs or file.path in (INDEX, CONFIG)):
-            continue
-        if weighs and weights.merged:
+        if file.path in beneath.weights and weights.merged:
             chunks: Iterator[bytes | memoryview] = _merged_file(store, file.source, weights.merged)
             digest = writer.write_file(file.path, metered(chunks, f"writing {file.path}", meter), None, file.size)
         else:
             (digest,) = write_files(store, writer, [file], meter, "writing")
         files.append(CheckoutFile(file.path, digest, file.size))
-    if weights.folder is not None:
-        # The config goes with the weights: tensors are added by a head, which another class of model has.
-        for path in (weights.folder / CONFIG, *sorted(weights.folder.glob("model*"))):
-            size = path.stat().st_size
-            files.append(CheckoutFile(path.name, writer.write_file(path.name, _read(path), None, size), size))
+    for path in _saved(weights):
+        size = path.stat().st_size
+        files.append(CheckoutFile(path.name, writer.write_file(path.name, _read(path), None, size), size))
     return tuple(sorted(files, key=lambda file: file.path))
 
 

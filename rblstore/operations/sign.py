@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, cast
 
+from rblstore.checkpoints.checkout_layout import CheckoutForm
 from rblstore.errors import ConflictError, InputError, NotFoundError, UsageError
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.ids import CommitId, ContentId, RecordId, SignatureId, VerificationId
 from rblstore.objects.signature_records import Signature
+from rblstore.operations.checkout import FORMS
+from rblstore.operations.checkout_manifest import read_manifest
 from rblstore.operations.commit_files import commit_files
 from rblstore.operations.evidence_time import evidence_time
 from rblstore.operations.result import Result
 from rblstore.provenance.bundles import read_bundle, sign_payload
-from rblstore.provenance.signed_files import SIGNATURE_FILE, files_payload, is_ignored
+from rblstore.provenance.signed_files import SIGNATURE_FILE, SignedCheckout, files_payload, is_ignored
 from rblstore.provenance.signing_keys import BadKeyError, certificates, fingerprint, private_key
 from rblstore.repository import Store
 from rblstore.revisions import find_record, resolve
@@ -26,6 +29,12 @@ class SignatureExistsError(ConflictError):
     """A file lies where a signature was to be written."""
 
     code: ClassVar[str] = "exists"
+
+
+class OtherCheckoutError(ConflictError):
+    """A signature is to lie in a checkout that it would not be over."""
+
+    code: ClassVar[str] = "other_checkout"
 
 
 class NothingToSignError(NotFoundError):
@@ -41,6 +50,7 @@ class SignRequest:
     Attributes:
         author: Who is recorded.
         revision: Which commit, unless a verification is given.
+        form: Whose files: those of a checkout in the form ``adapters``, or ``merged``.
         key: A private key in PEM form; None for keyless.
         password: Of an encrypted key.
         certificates: PEM: the key's certificate, then those that vouch for it; None for a bare key.
@@ -53,6 +63,7 @@ class SignRequest:
 
     author: str
     revision: str = "HEAD"
+    form: CheckoutForm = "adapters"
     key: bytes | None = None
     password: bytes | None = None
     certificates: bytes | None = None
@@ -75,6 +86,7 @@ class SignResult(Result):
         subject: What it is over: the commit or the verification.
         commit: The commit, or the one that the verification vouches for.
         verification: The verification, or None.
+        form: Of the checkout whose files they are; None for a verification.
         method: ``key``, ``certificate`` or ``sigstore``.
         key: Fingerprint of the public key, SHA-256 of its DER form; None for ``sigstore``.
         identity: Whose the certificate is; None for a key.
@@ -88,6 +100,7 @@ class SignResult(Result):
     subject: RecordId
     commit: CommitId
     verification: VerificationId | None
+    form: str | None
     method: str
     key: ContentId | None
     identity: str | None
@@ -100,7 +113,8 @@ class SignResult(Result):
 def sign(store: Store, request: SignRequest) -> SignResult:
     """Signs what a checkout of a commit has, or a verification, and records the signature.
 
-    Nothing is read but records: the digests that are signed are stored. The private key is neither stored nor written.
+    Nothing is read but records: the digests that are signed are stored. Only a merged checkout's weights are summed and
+    hashed, without being written. The private key is neither stored nor written.
 
     Args:
         store: The repository.
@@ -111,13 +125,23 @@ def sign(store: Store, request: SignRequest) -> SignResult:
         BadKeyError: The key or certificate cannot be used.
         PasswordError: The key is encrypted, and the password is missing or wrong.
         KeylessUnavailableError: The network or sigstore refuses.
+        OtherCheckoutError: The output lies in a checkout of another commit, or in another form.
+        CannotMergeError: There is no merged checkout of the commit.
         MissingLibraryError: The libraries of ``rblstore[provenance]`` are not installed.
         WriteError: The system refused to write the file; the signature is recorded.
     """
     if (request.key is None) != request.keyless:
         raise UsageError("sign with a private key, or keyless", object="key", hint="rbl sign --key PRIVATE.pem")
     if request.certificates is not None and request.key is None:
-        raise UsageError("a certificate goes with the private key that it is for", object="certificate")
+        raise UsageError(
+            "a certificate goes with the private key that it is for", object="certificate", hint="Give --key, too."
+        )
+    if request.form not in FORMS:
+        raise UsageError(
+            f"the form {str(request.form)[:40]!r} is none of {', '.join(FORMS)}", object=str(request.form)[:40]
+        )
+    if request.verification is not None and request.form != "adapters":
+        raise UsageError("a verification has no form", object=request.form, hint="Leave out --form.")
     output = None if request.output is None else _target(request.output, force=request.force)
     key = None if request.key is None else private_key(request.key, request.password)
     chain = () if request.certificates is None else certificates(request.certificates)
@@ -129,8 +153,10 @@ def sign(store: Store, request: SignRequest) -> SignResult:
     if request.verification is None:
         commit = resolve(store, request.revision).commit
         subject = RecordId(commit)
-        files = commit_files(store, commit)
-        payload = files_payload(f"commit-{commit}", files)
+        if output is not None:
+            _check_beside(output, commit, request)
+        files = commit_files(store, commit, request.form)
+        payload = files_payload(SignedCheckout(commit, request.form).name, files)
     else:
         verification, commit = find_verification(store, request.verification)
         subject = RecordId(verification)
@@ -161,8 +187,8 @@ def sign(store: Store, request: SignRequest) -> SignResult:
         write_file(output, data, output.parent)
     left_out = tuple(sorted(path for path in files if is_ignored(path)))
     return SignResult(
-        signature, subject, commit, verification, record.method, record.key, record.identity,
-        len(files) - len(left_out), left_out, record.bundle, output,
+        signature, subject, commit, verification, None if verification else request.form, record.method, record.key,
+        record.identity, len(files) - len(left_out), left_out, record.bundle, output,
     )  # fmt: skip
 
 
@@ -194,3 +220,28 @@ def _target(output: Path, *, force: bool) -> Path:
             f"{target} exists already", object=str(target), hint="Replace it with --force, or choose another name."
         )
     return target
+
+
+def _check_beside(output: Path, commit: CommitId, request: SignRequest) -> None:
+    """Refuses to put a signature into a checkout that it would not be over."""
+    directory = output.parent
+    try:
+        found = read_manifest(directory)
+    except InputError:
+        return  # no checkout
+    if found.form == "partial":
+        raise OtherCheckoutError(
+            f"{directory} is a part of a checkout", object=str(directory), hint="Check out and sign the whole."
+        )
+    if found.commit != commit:
+        raise OtherCheckoutError(
+            f"{directory} is a checkout of commit {found.commit.short}, not of {commit.short}",
+            object=str(directory),
+            hint=f"Sign that one: rbl sign {found.commit.short}; or write the signature elsewhere.",
+        )
+    if found.form != request.form:
+        raise OtherCheckoutError(
+            f"{directory} is a checkout in the form {found.form}, and the form to be signed is {request.form}",
+            object=str(directory),
+            hint=f"Sign the form that it has: rbl sign {request.revision} --form {found.form}",
+        )

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from rblstore.checkpoints.checkout_layout import CheckoutManifest
+from rblstore.checkpoints.merging import CannotMergeError
 from rblstore.errors import BadSignatureError, InputError, NotFoundError, UsageError
+from rblstore.forgotten import ForgottenError
 from rblstore.objects import limits
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.ids import CommitId, ContentId, RecordId, SignatureId, VerificationId
@@ -24,7 +26,9 @@ from rblstore.provenance.bundles import IN_TOTO, Bundle, WrongKeyError, read_bun
 from rblstore.provenance.signed_files import (
     SIGNATURE_FILE,
     OtherSubjectError,
+    SignedCheckout,
     check_files,
+    checkout_named,
     statement_of,
 )
 from rblstore.repository import Store
@@ -69,7 +73,7 @@ class CheckedSignature:
         identity: Whose the certificate is; None for a key.
         author: Who recorded it; None for a file.
         time: When, RFC 3339; None for a file.
-        code: Why it is bad, for programs: the error's code; None where it is not.
+        code: Why it is bad, or cannot be verified, for programs: the error's code; None where there is no reason.
         problem: The same in words.
     """
 
@@ -142,9 +146,16 @@ def verify_signature(
     else:
         commit = resolve(store, revision).commit
         subject, files = RecordId(commit), commit_files(store, commit)
+        merged: list[Mapping[str, str]] = []
 
         def check(payload: bytes) -> None:
-            check_files(payload, files, f"commit {commit.short}")
+            wanted: Mapping[str, str] = files
+            own = SignedCheckout(commit, "adapters")
+            if checkout_named(payload) == SignedCheckout(commit, "merged"):
+                if not merged:
+                    merged.append(_merged(store, commit))
+                wanted, own = merged[0], SignedCheckout(commit, "merged")
+            check_files(payload, wanted, f"commit {commit.short}", own)
 
     found = _of_file(checker, signature, check) if signature is not None else _recorded(store, checker, subject, check)
     return SignatureCheck(_overall(found), commit, named, None, len(files), found)
@@ -185,9 +196,10 @@ def verify_directory(
             ignored.add(with_name.relative_to(root))
     files = hash_directory(directory, ignored)
     commit = None if manifest is None else manifest.commit
+    own_checkout = None if manifest is None else SignedCheckout(manifest.commit, manifest.form)
 
     def check(payload: bytes) -> None:
-        check_files(payload, files, str(directory))
+        check_files(payload, files, str(directory), own_checkout)
 
     found: tuple[CheckedSignature, ...] = ()
     if signature is not None:
@@ -195,6 +207,13 @@ def verify_directory(
     elif store is not None and commit is not None:
         found = _recorded(store, checker, RecordId(commit), check)
     return SignatureCheck(_overall(found), commit, None, directory, len(files), found)
+
+
+def _merged(store: Store, commit: CommitId) -> Mapping[str, str]:
+    try:
+        return commit_files(store, commit, "merged")
+    except CannotMergeError as error:
+        raise OtherSubjectError(f"it is over a merged checkout, and there is none: {error.message}") from error
 
 
 def _manifest_of(directory: Path) -> CheckoutManifest | None:
@@ -275,15 +294,15 @@ class _Checker:
             if bundle.payload_type != IN_TOTO:
                 raise OtherSubjectError("what was signed is no in-toto statement")
             key = key or bundle.key
-            check_payload(bundle.payload)
-            if self._trust.given:
+            if self._trust.given:  # what nobody vouches for is not looked into
                 key = self._verify(bundle, data)
                 self._compare(bundle, record, key)
-                status = "signed"
-            else:
-                status = "not_verified"
+            check_payload(bundle.payload)
+            status = "signed" if self._trust.given else "not_verified"
         except BadSignatureError as error:
             status, code, problem = "bad", error.code, error.message
+        except ForgottenError as error:  # a merged checkout, whose weights cannot be summed any more
+            status, code, problem = "not_verified", error.code, error.message
         return CheckedSignature(
             status,
             id,

@@ -52,9 +52,15 @@ class WrongKeyError(BadSignatureError):
 
 
 class UntrustedCertificateError(BadSignatureError):
-    """A signature's certificate has expired, is not for signing, or leads to no root that was given."""
+    """A signature's certificate is not for signing, or leads to no root that was given."""
 
     code: ClassVar[str] = "untrusted_certificate"
+
+
+class ExpiredCertificateError(UntrustedCertificateError):
+    """A signature's certificate, or one that vouches for it, has expired or is not valid yet."""
+
+    code: ClassVar[str] = "expired_certificate"
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,17 @@ def _is_for_signing(certificate: Certificate) -> bool:
     return ExtendedKeyUsageOID.CODE_SIGNING in usages
 
 
+def _require_valid(one: Certificate, now: datetime) -> None:
+    if not one.not_valid_before_utc <= now <= one.not_valid_after_utc:
+        late = now > one.not_valid_after_utc
+        when = (
+            f"expired on {one.not_valid_after_utc:%Y-%m-%d}" if late else f"begins {one.not_valid_before_utc:%Y-%m-%d}"
+        )
+        raise ExpiredCertificateError(
+            f"the certificate of {one.subject.rfc4514_string() or 'an unnamed signer'} {when}: it is not valid now"
+        )
+
+
 def verify_with_key(bundle: Bundle, key: EllipticCurvePublicKey) -> None:
     """Whether a bundle was signed with a key. Nothing where it was.
 
@@ -246,7 +263,8 @@ def verify_with_certificate(bundle: Bundle, roots: Sequence[Certificate], now: d
         now: When it is; None for the clock's time.
 
     Raises:
-        UntrustedCertificateError: Nobody vouches for it, or not any more.
+        ExpiredCertificateError: Nobody vouches for it any more, or yet.
+        UntrustedCertificateError: Nobody vouches for it.
         WrongKeyError: The certificate's key did not make the signature.
     """
     with needed_for(WHAT):
@@ -264,13 +282,12 @@ def verify_with_certificate(bundle: Bundle, roots: Sequence[Certificate], now: d
         if not _is_for_signing(found[0]):
             raise UntrustedCertificateError("its certificate is not for signing")
         for one in found:
-            if not one.not_valid_before_utc <= now <= one.not_valid_after_utc:
-                raise UntrustedCertificateError(
-                    f"the certificate of {one.subject.rfc4514_string() or 'an unnamed signer'} is valid from "
-                    f"{one.not_valid_before_utc:%Y-%m-%d} to {one.not_valid_after_utc:%Y-%m-%d}, and not now"
-                )
+            _require_valid(one, now)
+        anchors = [one for one in roots if one.not_valid_before_utc <= now <= one.not_valid_after_utc]
+        if roots and not anchors:
+            _require_valid(roots[0], now)
         plain = {**bundle.raw, "verificationMaterial": {"tlogEntries": [], **material}}
-        Verifier([_held(certificate_pem(roots))])._verify_signed_content(  # noqa: SLF001
+        Verifier([_held(certificate_pem(anchors))])._verify_signed_content(  # noqa: SLF001
             Signature(Parsed.from_dict(plain))
         )
     except X509StoreContextError as error:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -20,6 +22,7 @@ SIGNATURE_FILE: Final = "model.sig"
 # What the public command leaves out, whatever is in it; relative to the model's directory.
 IGNORED: Final = (".git", ".gitattributes", ".github", ".gitignore")
 _PREDICATES: Final = ("https://model_signing/signature/v1.0", "https://model_signing/Digests/v0.1")
+_NAME: Final = re.compile(r"commit-([0-9a-f]{64})(-merged)?")
 _NAMED: Final = 5
 
 
@@ -33,6 +36,30 @@ class OtherSubjectError(BadSignatureError):
     """A signature is over something else than what it is said to be over."""
 
     code: ClassVar[str] = "other_subject"
+
+
+class OtherCommitError(OtherSubjectError):
+    """A signature is over the files of another commit."""
+
+    code: ClassVar[str] = "other_commit"
+
+
+@dataclass(frozen=True)
+class SignedCheckout:
+    """Which checkout a list of files is of, as the list itself says.
+
+    Attributes:
+        commit: The commit's id.
+        form: ``adapters`` or ``merged``.
+    """
+
+    commit: str
+    form: str
+
+    @property
+    def name(self) -> str:
+        """What the files are called together."""
+        return f"commit-{self.commit}" if self.form == "adapters" else f"commit-{self.commit}-{self.form}"
 
 
 def is_ignored(path: str) -> bool:
@@ -96,16 +123,31 @@ def is_over_files(payload: bytes) -> bool:
     return statement_of(payload).get("predicateType") in _PREDICATES
 
 
-def check_files(payload: bytes, files: Mapping[str, str], what: str) -> None:
+def checkout_named(payload: bytes) -> SignedCheckout | None:
+    """Which checkout a signed list of files says that it is of; None where it says none. It may say anything.
+
+    Raises:
+        OtherSubjectError: What was signed is no statement.
+    """
+    subjects = statement_of(payload).get("subject")
+    first = subjects[0] if isinstance(subjects, list) and subjects else None
+    name = first.get("name") if isinstance(first, dict) else None
+    found = _NAME.fullmatch(name) if isinstance(name, str) else None
+    return None if found is None else SignedCheckout(found[1], "merged" if found[2] else "adapters")
+
+
+def check_files(payload: bytes, files: Mapping[str, str], what: str, checkout: SignedCheckout | None = None) -> None:
     """Whether what was signed names exactly these files. Nothing where it does.
 
     Args:
         payload: What was signed.
         files: SHA-256 by path, of all files; those that signatures leave out do not count.
         what: What the files are, in words.
+        checkout: Which checkout they are, or None where they do not say.
 
     Raises:
         OtherFilesError: A file differs, is missing, or is not among those that were signed.
+        OtherCommitError: So it is, and the reason is that they are another commit's.
         OtherSubjectError: What was signed is no list of files.
     """
     with needed_for(WHAT):
@@ -122,6 +164,13 @@ def check_files(payload: bytes, files: Mapping[str, str], what: str) -> None:
     here = {path: f"sha256:{sha256}" for path, sha256 in files.items() if not is_ignored(path)}
     if signed == here:
         return
+    named = checkout_named(payload)
+    if named is not None and checkout is not None and named != checkout:
+        if named.commit != checkout.commit:
+            raise OtherCommitError(f"it is over commit {named.commit[:12]}, not over commit {checkout.commit[:12]}")
+        raise OtherFilesError(
+            f"it is over a checkout of that commit in the form {named.form}, and {what} has the form {checkout.form}"
+        )
     changed = sorted(path for path in signed.keys() & here.keys() if signed[path] != here[path])
     parts = [
         f"{why}: {', '.join(paths[:_NAMED])}" + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")

@@ -15,6 +15,7 @@ from rblstore.cli.program import rbl
 pytest.importorskip("model_signing")
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from made_keys import as_pem, certificate, pem
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_unsigned_then_signed_then_bad(story: Story, keys: Path, tmp_path: Path)
     older = story.json(
         "verify-signature", "HEAD~1", "--key", keys / "public.pem", "--signature", tmp_path / "model.sig", code=8
     )
-    assert older["signatures"][0]["code"] == "other_files"
+    assert older["signatures"][0]["code"] == "other_commit"
     assert story.json("audit")["signatures"][0]["key"] == found["signatures"][0]["key"]
     story.ok("gc", "--apply", "--grace", "0")
     assert story.json("fsck", "--full")["ok"]
@@ -65,6 +66,51 @@ def test_a_directory_needs_no_repository(story: Story, keys: Path, tmp_path: Pat
     told = run("-C", tmp_path, "verify-signature", "out", "--key", keys / "public.pem")
     assert told.exit_code == 8
     assert "config.json" in told.stdout
+
+
+def test_each_bad_signature_has_an_answer_of_its_own(story: Story, keys: Path, tmp_path: Path) -> None:
+    """Another key, another commit, other bytes, a certificate that expired or that nobody knows, no bundle."""
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    root, stranger = certificate(root_key, "Root", ca=True), certificate(key, "Stranger", ca=True)
+    (tmp_path / "key.pem").write_bytes(pem(key))
+    (tmp_path / "root.pem").write_bytes(as_pem(root))
+    (tmp_path / "stranger.pem").write_bytes(as_pem(stranger))
+    for name, days in (("good", 30), ("old", -1)):
+        (tmp_path / f"{name}.crt").write_bytes(as_pem(certificate(key, "Ada", issuer=root, signer=root_key, days=days)))
+        chain = ("--certificate", tmp_path / f"{name}.crt", "-o", tmp_path / f"{name}.sig")
+        story.ok("sign", "--key", tmp_path / "key.pem", *chain)
+    story.ok("sign", "--key", keys / "private.pem", "-o", tmp_path / "key.sig")
+    story.ok("checkout", "HEAD", tmp_path / "out")
+    (tmp_path / "out" / "more.txt").write_text("more")
+    (tmp_path / "none.sig").write_text("{}")
+    mine, root_given = ("--key", keys / "public.pem"), ("--ca", tmp_path / "root.pem")
+    for subject, trust, file, answer, words in (
+        ("HEAD", ("--key", keys / "other.pem"), "key", "wrong_key", "it names another key than the one given"),
+        ("HEAD~1", mine, "key", "other_commit", "it is over commit "),
+        (tmp_path / "out", mine, "key", "other_files", "not signed: more.txt"),
+        ("HEAD", root_given, "old", "expired_certificate", "the certificate of CN=Ada expired on "),
+        ("HEAD", ("--ca", tmp_path / "stranger.pem"), "good", "untrusted_certificate", "leads to no root"),
+        ("HEAD", mine, "none", "malformed_signature", "is not a sigstore bundle"),
+    ):
+        words_of = ("verify-signature", subject, *trust, "--signature", tmp_path / f"{file}.sig")
+        found = story.json(*words_of, code=8)
+        assert (found["status"], found["signatures"][0]["code"]) == ("bad", answer)
+        told = story.run(*words_of)
+        assert (told.exit_code, words in told.stdout) == (8, True), told.stdout
+    story.ok("verify-signature", "HEAD", *root_given, "--signature", tmp_path / "good.sig")
+
+
+def test_a_merged_checkout_is_signed(story: Story, keys: Path, tmp_path: Path) -> None:
+    story.ok("checkout", "HEAD", tmp_path / "plain", "--form", "merged")
+    refused = story.json("sign", "--key", keys / "private.pem", "-o", tmp_path / "plain", code=4)
+    assert (refused["code"], refused["hint"]) == (
+        "other_checkout",
+        "Sign the form that it has: rbl sign HEAD --form merged",
+    )
+    text = story.ok("sign", "--form", "merged", "--key", keys / "private.pem", "-o", tmp_path / "plain")
+    assert " as a merged checkout, " in text
+    told = run("-C", tmp_path, "verify-signature", "plain", "--key", keys / "public.pem", "--json")
+    assert (told.exit_code, json.loads(told.stdout)["status"]) == (0, "signed")
 
 
 def test_a_key_that_is_encrypted_asks_for_its_password(story: Story, keys: Path) -> None:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +21,8 @@ from rblstore.operations.signatures import signatures_of
 from rblstore.provenance.signing_keys import BadKeyError, PasswordError, private_key
 
 pytest.importorskip("model_signing")
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-
-
-def pem(key: Any, password: bytes | None = None) -> bytes:
-    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    return bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden))
-
-
-def public(key: Any) -> bytes:
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return bytes(key.public_key().public_bytes(serialization.Encoding.PEM, form))
-
+from made_keys import as_pem, certificate, pem, public
 
 KEY, OTHER = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
 PRIVATE, PUBLIC = pem(KEY), public(KEY)
@@ -110,8 +97,11 @@ def test_a_signature_over_another_commit(repo: rblstore.Repository, tmp_path: Pa
     assert head is not None
     repo.sign(str(head), key=PRIVATE, output=tmp_path / "a.sig")
     check = repo.verify_signature(str(again.commit), key=PUBLIC, signature=tmp_path / "a.sig")
-    assert (check.status, check.signatures[0].code) == ("bad", "other_files")
-    assert "rbl-composition.json" in (check.signatures[0].problem or "")
+    assert (check.status, check.signatures[0].code) == ("bad", "other_commit")
+    assert check.signatures[0].problem == f"it is over commit {head[:12]}, not over commit {again.commit[:12]}"
+    repo.checkout(str(again.commit), tmp_path / "out")
+    check = rblstore.verify_signature(tmp_path / "out", key=PUBLIC, signature=tmp_path / "a.sig")
+    assert (check.status, check.signatures[0].code) == ("bad", "other_commit")
     repo.undo()
 
 
@@ -130,7 +120,7 @@ def test_a_record_that_claims_what_its_bundle_does_not_have(repo: rblstore.Repos
     other = repo.commit("other", allow_empty=True).commit
     moved = record_of(repo, commit, subject=RecordId(other))
     check = repo.verify_signature(str(other), key=PUBLIC)
-    assert (check.status, check.signatures[0].signature, check.signatures[0].code) == ("bad", moved, "other_files")
+    assert (check.status, check.signatures[0].signature, check.signatures[0].code) == ("bad", moved, "other_commit")
     third = repo.commit("third", allow_empty=True).commit
     repo.sign(str(third), key=PRIVATE)
     record_of(repo, third, key=ContentId("0" * 64))
@@ -194,41 +184,6 @@ def test_a_bundle_without_a_hint_prints_nothing(
     assert capfd.readouterr().out == ""
 
 
-def certificate(
-    key: Any, name: str, *, issuer: Any = None, signer: Any = None, days: int = 30, ca: bool = False
-) -> Any:
-    """A certificate that began before and lasts for so many days from now."""
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(timezone.utc)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject if issuer is None else issuer.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=400))
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(
-            x509.KeyUsage(
-                digital_signature=not ca, key_cert_sign=ca, crl_sign=ca, content_commitment=False,
-                data_encipherment=False, key_encipherment=False, key_agreement=False,
-                encipher_only=False, decipher_only=False,
-            ), critical=True
-        )
-    )  # fmt: skip
-    if issuer is not None:  # newer versions of OpenSSL want to know whose key made it
-        builder = builder.add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-        )
-    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    return builder.sign(signer or key, hashes.SHA256())
-
-
-def as_pem(found: Any) -> bytes:
-    return bytes(found.public_bytes(serialization.Encoding.PEM))
-
-
 ROOT_KEY = ec.generate_private_key(ec.SECP256R1())
 ROOT = certificate(ROOT_KEY, "Root", ca=True)
 
@@ -250,11 +205,25 @@ def test_certificates(repo: rblstore.Repository, tmp_path: Path) -> None:
 def test_an_expired_certificate_and_one_that_is_not_for_signing(repo: rblstore.Repository, tmp_path: Path) -> None:
     expired = certificate(KEY, "Ada", issuer=ROOT, signer=ROOT_KEY, days=-1)
     authority = certificate(KEY, "Sub", issuer=ROOT, signer=ROOT_KEY, ca=True)
-    for found, why in ((expired, "and not now"), (authority, "not for signing")):
+    early = certificate(KEY, "Ada", issuer=ROOT, signer=ROOT_KEY, begins=1)
+    for found, code, why in (
+        (expired, "expired_certificate", "CN=Ada expired on"),
+        (early, "expired_certificate", "CN=Ada begins"),
+        (authority, "untrusted_certificate", "not for signing"),
+    ):
         repo.sign(key=PRIVATE, certificates=as_pem(found), output=tmp_path / "a.sig", force=True)
         check = repo.verify_signature(roots=as_pem(ROOT), signature=tmp_path / "a.sig")
-        assert (check.status, check.signatures[0].code) == ("bad", "untrusted_certificate")
+        assert (check.status, check.signatures[0].code) == ("bad", code)
         assert why in (check.signatures[0].problem or "")
+
+
+def test_a_root_that_has_expired_vouches_for_nobody(repo: rblstore.Repository, tmp_path: Path) -> None:
+    old = certificate(ROOT_KEY, "Root", ca=True, days=-1)
+    mine = certificate(KEY, "Ada", issuer=ROOT, signer=ROOT_KEY)
+    repo.sign(key=PRIVATE, certificates=as_pem(mine), output=tmp_path / "a.sig")
+    check = repo.verify_signature(roots=as_pem(old), signature=tmp_path / "a.sig")
+    assert (check.status, check.signatures[0].code) == ("bad", "expired_certificate")
+    assert repo.verify_signature(roots=as_pem(old) + as_pem(ROOT), signature=tmp_path / "a.sig").status == "signed"
 
 
 def test_keys_that_cannot_be_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -21,6 +22,13 @@ from rblstore.cli.verb import Verb
     """,
 )
 @click.argument("revision", default="HEAD", metavar="[REV]")
+@click.option(
+    "--form",
+    type=click.Choice(["adapters", "merged"]),
+    default="adapters",
+    show_default=True,
+    help="The form of the checkout whose files are signed.",
+)
 @click.option("--key", type=PATH, metavar="FILE", help="The private key, PEM: an elliptic curve key, P-256 for one.")
 @click.option(
     "--password-file", type=PATH, metavar="FILE", help="First line: the key's password; else it is asked for."
@@ -41,6 +49,7 @@ def command(
     invocation: Invocation,
     *,
     revision: str,
+    form: Literal["adapters", "merged"],
     key: Path | None,
     password_file: Path | None,
     certificate: Path | None,
@@ -74,6 +83,7 @@ def command(
     with invocation.repository() as repository:
         result = repository.sign(
             revision,
+            form=form,
             key=pem,
             password=password,
             certificates=certificate,

@@ -25,7 +25,8 @@ def signed_lines(result: Any) -> Iterator[str]:
     """
     what = f"verification {short(result['verification'])} of commit" if result["verification"] else "commit"
     files = f", {plural(result['files'], 'file')}" if result["files"] else ""
-    yield f"signed {what} {short(result['commit'])}{files}: {short(result['signature'])}"
+    merged = " as a merged checkout" if result["form"] == "merged" else ""
+    yield f"signed {what} {short(result['commit'])}{merged}{files}: {short(result['signature'])}"
     yield f"by {_signer(result)}"
     if result["left_out"]:
         yield f"left out, as the public tools do: {', '.join(result['left_out'])}"
