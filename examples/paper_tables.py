@@ -151,8 +151,15 @@ def measured(repo: Any, page: Page, adapters: Sequence[str], overlays: Sequence[
     """All the studies; one that the repository has already is taken as it is."""
     behaviors = [*adapters, *overlays]
     for name in behaviors:
-        result = kept(repo, "elimination", name) or timed(repo.study_elimination, name, behavior=name)
+        form = "overlay" if name in overlays else "adapter"
+        result = kept(repo, "elimination", name, form=form) or timed(repo.study_elimination, name, behavior=name)
         page.add(f"elimination-{name}", result, elimination_table)
+    for name in adapters[:1]:
+        # The product of its factors, where the study before looks at the factors.
+        result = kept(repo, "elimination", name, form="merged") or timed(
+            repo.study_elimination, name, behavior=name, form="merged"
+        )
+        page.add(f"elimination-{name}-merged", result, elimination_table)
     for name in (*adapters[:1], *overlays[:1]):
         result = kept(repo, "svar", name) or timed(repo.study_svar, name, behavior=name, seeds=seeds)
         page.add(f"svar-{name}", result, svar_table)
@@ -180,10 +187,11 @@ def measured(repo: Any, page: Page, adapters: Sequence[str], overlays: Sequence[
     page.add("scale", result, scale_table)
 
 
-def kept(repo: Any, study: str, revision: str) -> Any:
-    """The latest study of its kind about a commit, or None."""
+def kept(repo: Any, study: str, revision: str, **parameters: str) -> Any:
+    """The latest study of its kind about a commit, with these parameters, or None."""
     found = [one for one in repo.studies(revision) if one.study == study and one.commits[0] == repo.resolve(revision)]
-    return repo.study(found[-1].id) if found else None
+    results = (repo.study(one.id) for one in reversed(found))
+    return next((one for one in results if parameters.items() <= one.record.parameters.items()), None)
 
 
 def timed(study: Any, *arguments: Any, **options: Any) -> Any:

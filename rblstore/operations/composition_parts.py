@@ -105,8 +105,13 @@ def chosen_behaviors(composition: Composition, names: Sequence[str] | None, leas
     for name in asked:
         slot_of(composition, name, "the composition")
     found = tuple(slot.name for slot in composition.slots if slot.name in asked)
+    if not found:
+        raise TooFewBehaviorsError(
+            "the composition has no behavior to study" if not composition.slots else "no behavior is named",
+            hint="Name a commit that has one: rbl log",
+        )
     if len(found) < least:
-        held = ", ".join(slot.name for slot in composition.slots) or "none"
+        held = ", ".join(slot.name for slot in composition.slots)
         raise TooFewBehaviorsError(
             f"{len(found)} behavior{'' if len(found) == 1 else 's'} to study, where at least {least} are needed",
             object=found[0] if found else None,

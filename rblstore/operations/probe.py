@@ -111,7 +111,8 @@ def add_probe(
     Raises:
         BadProbeError: A prompt that cannot be measured.
         BadBatchError: The batch is not a number of prompts.
-        ProbeMismatchError: A prompt is longer than what the identity's configuration says that it reads.
+        ProbeMismatchError: A prompt is longer than what the identity's configuration says that it reads, or has a token
+            beyond the vocabulary that it names.
         BaselineTooLargeError: A baseline under it would take more than 1 GiB.
         RefExistsError: There is a probe of that name.
     """
@@ -129,7 +130,7 @@ def add_probe(
     encode = _encoder(store, files) if needs_text else None
     probe = make_probe(raw, encode, tokenizer_digest(files), positions, batch)
     config = _config(store, files)
-    check_probe_fits(probe, tokenizer=None, vocabulary=None, context=_context(config), probe_name=name)
+    check_probe_fits(probe, tokenizer=None, vocabulary=_vocabulary(config), context=_context(config), probe_name=name)
     size = _baseline_size(config, probe)
     if size is not None and size > BASELINE_BYTES and not force:
         raise BaselineTooLargeError(
@@ -196,11 +197,16 @@ def _context(config: dict[str, Any]) -> int | None:
     return bound if type(bound) is int and bound > 0 else None
 
 
+def _vocabulary(config: dict[str, Any]) -> int | None:
+    """How many tokens a model knows, likewise."""
+    found = _text_config(config).get("vocab_size", config.get("vocab_size"))
+    return found if type(found) is int and found > 0 else None
+
+
 def _baseline_size(config: dict[str, Any], probe: Probe) -> int | None:
-    text = _text_config(config)
-    vocabulary = text.get("vocab_size", config.get("vocab_size"))
+    text, vocabulary = _text_config(config), _vocabulary(config)
     dtype = config.get("dtype", config.get("torch_dtype", text.get("dtype", "float32")))
-    if type(vocabulary) is not int:
+    if vocabulary is None:
         return None
     return baseline_bytes(probe, vocabulary, _FLOAT_BYTES.get(str(dtype), 4))
 

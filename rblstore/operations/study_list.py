@@ -56,8 +56,13 @@ def study(store: Store, study_id: str) -> StudyResult:
     Raises:
         NotFoundError: There is none.
     """
-    found = RecordId(study_id) if is_full_id(study_id) else find_record(store, study_id)
-    record = store.any_record(found)
+    try:
+        found = RecordId(study_id) if is_full_id(study_id) else find_record(store, study_id)
+        record = store.any_record(found)
+    except NotFoundError as error:
+        raise NotFoundError(
+            f"no study is called {study_id!r:.80}", object=study_id, hint="There are: rbl study list"
+        ) from error
     if not isinstance(record, Study):
         raise NotFoundError(
             f"{found.short} is a {record.KIND}, not a study", object=found, hint="There are: rbl study list"

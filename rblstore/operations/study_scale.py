@@ -164,7 +164,7 @@ def _one_each(what: str, store: Store, names: Sequence[str], given: Sequence[str
     chosen = [None] if given is None else [given] if isinstance(given, str) else list(given)
     if len(chosen) not in (1, len(names)):
         raise UsageError(
-            f"{len(chosen)} {what}s for {len(names)} identities",
+            f"{len(chosen)} {what}s are named, and the number of identities is {len(names)}",
             hint=f"Name one {what} for all of them, or one for each in their order.",
         )
     probes = [require_probe(store, name) for name in chosen]

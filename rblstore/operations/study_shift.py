@@ -109,7 +109,7 @@ def _check_held_out(store: Store, probes: Sequence[tuple[str, ProbeId]], *, allo
     shared = [prompt.id for prompt in store.record(other_id, Probe).prompts if prompt.tokens in known]
     if shared and not allow_shared:
         raise HeldOutProbeError(
-            f"{len(shared)} prompts of {other!r} are in {name!r} as well: {shown(shared)}",
+            f"prompts of {other!r} are in {name!r} as well: {shown(shared)}",
             object=other,
             hint="Make one of other prompts, or pass --allow-shared.",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rblstore.divergence.intervals import Interval
 from rblstore.divergence.locality import check_threshold
@@ -122,7 +122,7 @@ def verify(
         NoBaselineError: The reference has no baseline under the probe.
         VerificationDivergedError: The outputs differ; the evidence is stored.
         ProbeMismatchError: The probe was made for another tokenizer.
-        BaselineMismatchError: The baseline is of another vocabulary; nothing is stored.
+        BaselineMismatchError: The baseline is of another vocabulary, or of another kind of output; nothing is stored.
         BadToleranceError: The tolerance is not a finite number of at least 0.
         BadThresholdError: The same of the threshold.
     """
@@ -182,6 +182,9 @@ def verify(
     return result
 
 
+_KINDS: Final = {"embedding": "embeddings", "logits": "logits"}
+
+
 def _of_one_vocabulary(
     measured: Iterable[PromptMeasurement], baseline: Baseline, baseline_id: BaselineId
 ) -> Iterator[PromptMeasurement]:
@@ -190,7 +193,14 @@ def _of_one_vocabulary(
 
     width = baseline.prompts[0].shape[1]
     for prompt in measured:
-        if prompt.output == baseline.output and prompt.shape[1] != width:
+        if prompt.output != baseline.output:
+            raise BaselineMismatchError(
+                f"the baseline {baseline_id.short} holds {_KINDS[baseline.output]}, the model gives "
+                f"{_KINDS[prompt.output]}",
+                object=baseline_id,
+                hint="Compare with a commit of the same kind of model, or with the commit's own baseline.",
+            )
+        if prompt.shape[1] != width:
             what = "an embedding" if baseline.output == "embedding" else "a vocabulary"
             raise BaselineMismatchError(
                 f"the baseline {baseline_id.short} is of {what} of {width} entries, the model has {prompt.shape[1]}",

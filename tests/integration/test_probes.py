@@ -168,8 +168,14 @@ class TestFit:
         story.repo.add_probe("ids", [{"tokens": [1, 2]}], revision="plain")
         assert not story.repo.baseline("plain").reused
 
-    def test_token_ids_beyond_the_vocabulary(self, story: Story) -> None:
-        story.repo.add_probe("far", [{"id": "x", "tokens": [1, tiny_models.VOCABULARY]}])
+    def test_token_ids_beyond_the_vocabulary(self, story: Story, tmp_path: Path) -> None:
+        far = [{"id": "x", "tokens": [1, tiny_models.VOCABULARY]}]
+        error = refused(story, lambda: story.repo.add_probe("far", far), rblstore.ConflictError, "probe_mismatch")
+        assert error.object == "x"
+        wide = tiny_models.llama(seed=4)
+        wide.resize_token_embeddings(tiny_models.VOCABULARY + 8, mean_resizing=False)
+        story.repo.commit("wide", identity=tiny_models.save(wide, tmp_path / "wide"), branch="wide")
+        story.repo.add_probe("far", far, revision="wide")
         error = refused(story, lambda: story.repo.baseline(), rblstore.ConflictError, "probe_mismatch")
         assert "96" in error.message
         assert error.object == "x"

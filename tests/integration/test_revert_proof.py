@@ -274,6 +274,18 @@ class TestVerify:
             assert caught.value.code == "baseline_mismatch"
             assert [repo.show(one.composition).verifications for one in repo.log()] == [(), ()]
 
+    def test_a_baseline_of_another_kind_of_model_is_an_error_and_leaves_no_evidence(self, tmp_path: Path) -> None:
+        with rblstore.init(tmp_path / "store") as repo:
+            repo.commit("base", identity=tiny_models.save(tiny_models.llama(), tmp_path / "base"))
+            repo.add_probe("two", PROMPTS[:2])
+            repo.baseline()
+            repo.switch("embedding", orphan=True)
+            commit = repo.commit("bert", identity=tiny_models.save(tiny_models.bert(), tmp_path / "bert"))
+            with pytest.raises(rblstore.ConflictError, match="holds logits, the model gives embeddings") as caught:
+                repo.verify("HEAD", against="main")
+            assert caught.value.code == "baseline_mismatch"
+            assert repo.show(commit.composition).verifications == ()
+
     def test_drift_between_environments_is_shown_apart(self, probed: Story) -> None:
         repo = probed.repo
         threads = torch.get_num_threads()

@@ -173,6 +173,12 @@ def test_what_changes_no_weights_cannot_go_piece_by_piece(shelf: Shelf) -> None:
         assert "--form" not in str(caught.value.hint)
 
 
+def test_a_study_that_nobody_knows_is_called_a_study(shelf: Shelf) -> None:
+    for name in ("zz", "0123456"):
+        with pytest.raises(NotFoundError, match=f"no study is called '{name}'"):
+            shelf.repo.study(name)
+
+
 @pytest.mark.parametrize(
     ("kl", "js"), [(0.339, 9.63), (0.339, 0.665), (1e-9, 1e-8)], ids=["above ln 2", "above KL", "tiny"]
 )
