@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rblstore.operations.progress import Progress
     from rblstore.operations.sign import SignResult
     from rblstore.operations.state import StatementsResult
+    from rblstore.operations.terms import TermsResult
     from rblstore.operations.verify_signature import SignatureCheck
 
 
@@ -43,6 +44,7 @@ class Audits:
         source: str | None = None,
         base_revision: str | None = None,
         meta: Mapping[str, str] | None = None,
+        retract: Sequence[str] = (),
         author: str | None = None,
         origin: str = "api",
     ) -> StatementsResult:
@@ -53,22 +55,23 @@ class Audits:
             revision: The commit in which the name is looked up.
             license: What it is declared to be under: an SPDX expression or a hub's licence id.
             concluded: What it is under in the judgement of who says this; ``NOASSERTION`` for no judgement.
-            license_file: A file with the terms; its name, its digest and what it is recognised as are kept.
+            license_file: A file with the terms; it is stored, with its name and what it is recognised as.
             datasets: What it was trained on: ``NAME[@REV][=LICENSE]``, or licences (None: not known) by ``NAME[@REV]``.
             source: Where it comes from: ``ORG/NAME[@REV]`` of a hub, a URL, words.
             base_revision: Which commit of its base it was made for.
             meta: Anything else, by key.
+            retract: What stands no more, with nothing in its place: ``KEY``, or ``KEY=VALUE``, as statements have them.
             author: Who says so.
             origin: Where it comes from, for the statement.
 
         Raises:
             NotFoundError: There is nothing of that name.
-            UsageError: A licence that is no expression, or an empty value.
+            UsageError: A licence that is no expression, an empty value, or nothing stands of what is retracted.
         """
         from rblstore.operations.state import state
         from rblstore.operations.told import Told
 
-        told = Told(license, license_file, datasets, source, base_revision, concluded, meta or {})
+        told = Told(license, license_file, datasets, source, base_revision, concluded, meta or {}, retract)
         who = self.author(author)
         return state(self._store, name, told, revision=revision, origin=origin, author=who)
 
@@ -78,6 +81,21 @@ class Audits:
         from rblstore.operations.told import Told
 
         return state(self._store, name, Told(), revision=revision, author="")
+
+    def license_texts(self, name: str, revision: str = "HEAD") -> TermsResult:
+        """Reads back the texts of licences, notices and policies: those beside the weights, and those that people gave.
+
+        Args:
+            name: ``identity``, a behavior's name in the revision, or the prefix of an id.
+            revision: The commit in which the name is looked up.
+
+        Raises:
+            NotFoundError: There is nothing of that name.
+            CorruptError: A text is damaged.
+        """
+        from rblstore.operations.terms import terms
+
+        return terms(self._store, name, revision)
 
     def audit(
         self,
@@ -99,7 +117,8 @@ class Audits:
             rules: Files of rules of your own; they add to those that come with rblstore, or replace some by id.
             data_reaches_weights: Whether terms of data count as terms of what was trained on it; else a note says so.
             merged: Whether the parts are to be summed into one checkpoint.
-            at: A date or time: the commit that the ref stood for then.
+            at: A date or time: the commit that the ref stood for then, by what was said and proved until then; the
+                result's ``since`` counts what came later.
 
         Raises:
             BadRulesError: A file of rules breaks the schema.

@@ -24,6 +24,10 @@ FRONT_MATTER_BYTES: Final = 256 << 10
 _FRONT_MATTER: Final = re.compile(
     r"\A\ufeff?\s{0,16}---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
 )
+# A rule across the page is no front matter: what follows is no member.
+_BEGUN: Final = re.compile(
+    r"\A\ufeff?\s{0,16}---[ \t]*\r?\n\s{0,16}(license|base_model|datasets|tags|language)\w{0,16}:"
+)
 _LICENSE_FILE: Final = re.compile(r"(licen[sc]e|notice|copying|use_policy)([._-].*)?", re.IGNORECASE)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAX_CLAIMS: Final = 1000
@@ -49,6 +53,8 @@ class _CardError(Exception):
 def _front_matter(text: str) -> str | None:
     match = _FRONT_MATTER.match(text)
     if match is None:
+        if _BEGUN.match(text):
+            raise _CardError("its front matter has no end")
         return None
     if len(match.group(1)) > FRONT_MATTER_BYTES:
         raise _CardError(f"its front matter is longer than {FRONT_MATTER_BYTES} characters")
@@ -122,13 +128,16 @@ class _Gathering:
         self.warnings.append(f"{origin}: {why}; nothing that it says is recorded")
 
     def claim(self, key: str, value: Any, origin: str) -> None:
-        """Adds a claim for a text, one for each text of a list, none for anything else."""
+        """Adds a claim for a text, one for each text of a list; for anything else a warning, or nothing for nothing."""
         if isinstance(value, list):
             for item in value:
-                if not isinstance(item, list):
-                    self.claim(key, item, origin)
+                self.claim(key, {} if isinstance(item, list) else item, origin)
             return
-        if not isinstance(value, str) or not (text := value.strip()):
+        if value is not None and not isinstance(value, str):
+            warning = f"{origin}: {key} is neither text nor a list of texts; it is not recorded"
+            self.warnings += [] if warning in self.warnings else [warning]
+            return
+        if not value or not (text := value.strip()):
             return
         try:
             check_text(text, key)
@@ -174,13 +183,14 @@ class _Gathering:
         if path == "README.md" and (data := self.content(path, read)) is not None:
             self.card(path, data)
         elif path == "config.json" and (data := self.content(path, read)) is not None:
-            self.claim("name", self.json(path, data).get("_name_or_path"), path)
+            called = self.json(path, data).get("_name_or_path")
+            self.claim("name", called if isinstance(called, str) else None, path)
         elif path == "adapter_config.json" and (data := self.content(path, read)) is not None:
             config = self.json(path, data)
             base, revision = config.get("base_model_name_or_path"), config.get("revision")
             if isinstance(base, str) and base.strip():
                 self.claim("base_model", base, path)
-                self.claim("base_revision", revision, path)
+                self.claim("base_revision", revision if isinstance(revision, str) else None, path)
         elif _LICENSE_FILE.fullmatch(name) and (data := self.content(path, read)) is not None:
             self.claim("license_file", license_file_value(path, data, self._recognise(data)), path)
 

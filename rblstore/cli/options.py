@@ -17,7 +17,7 @@ license_file = click.option(
     "--license-file",
     type=PATH,
     metavar="FILE",
-    help="The terms; kept are name, digest, and as what they are recognised.",
+    help="The terms: the file is stored, with as what it is recognised.",
 )
 dataset = click.option(
     "--dataset",

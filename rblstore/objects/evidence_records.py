@@ -63,6 +63,7 @@ class Statement(Record):
         claims: Sorted, none repeated.
         author: Who says so.
         time: RFC 3339.
+        contents: What it brings along, the texts of licences; sorted, none repeated.
     """
 
     KIND: ClassVar[str] = "statement"
@@ -72,23 +73,31 @@ class Statement(Record):
     claims: tuple[Claim, ...]
     author: str
     time: str
+    contents: tuple[ContentId, ...] = ()
 
     def body(self) -> dict[str, Json]:
-        return {
+        body: dict[str, Json] = {
             "author": self.author,
             "claims": [claim.body() for claim in self.claims],
             "subject": str(self.subject),
             "time": self.time,
         }
+        # Left out where there are none, so that a record has one encoding.
+        return {**body, "contents": [str(one) for one in self.contents]} if self.contents else body
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Statement:
         statement = cls(
             fields.id("subject", RecordId), fields.items("claims", Claim.read, 1), fields.text("author"),
-            fields.time("time"),
+            fields.time("time"), fields.items("contents", _content, 1) if fields.has("contents") else (),
         )  # fmt: skip
         require_sorted(statement.claims, "statement record: claims")
+        require_sorted(statement.contents, "statement record: contents")
         return statement
+
+
+def _content(value: Any) -> ContentId:
+    return Fields({"content": value}, "statement").id("content", ContentId)
 
 
 @dataclass(frozen=True)

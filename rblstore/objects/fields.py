@@ -87,6 +87,10 @@ class Fields:
             raise self._refuse(name, "is missing")
         return self._members.pop(name)
 
+    def has(self, name: str) -> bool:
+        """Whether there is such a member, and nobody took it yet."""
+        return name in self._members
+
     def text(self, name: str, max_bytes: int = limits.TEXT_BYTES) -> str:
         """A string of at most so many UTF-8 bytes."""
         return check_text(self.take(name), f"{self._what}: {name!r}", max_bytes)

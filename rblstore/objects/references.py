@@ -37,7 +37,11 @@ def references(record: Record) -> Iterator[tuple[str, Literal["record", "content
             yield parent, "record"
     elif isinstance(record, Tag):
         yield record.target, "record"
-    elif isinstance(record, (Statement, Tombstone)):
+    elif isinstance(record, Statement):
+        yield record.subject, "record"
+        for content in record.contents:
+            yield content, "content"
+    elif isinstance(record, Tombstone):
         yield record.subject, "record"
     elif isinstance(record, Baseline):
         yield record.composition, "record"

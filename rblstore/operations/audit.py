@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from rblstore.errors import UsageError
+from rblstore.objects.evidence_records import Verification
 from rblstore.objects.history_records import Commit, Composition
-from rblstore.objects.ids import CommitId, CompositionId, ContentId, OperationId, RecordId
+from rblstore.objects.ids import CommitId, CompositionId, ContentId, OperationId, VerificationId
 from rblstore.objects.signature_records import Signature
 from rblstore.operations.audit_parts import Component, FileHash, components_of, parts_of
+from rblstore.operations.claims import statements_about
 from rblstore.operations.log import VerificationSummary, summary
+from rblstore.operations.moments import moment_of
 from rblstore.operations.result import Result
 from rblstore.operations.signatures import SignatureInfo, signatures_of
 from rblstore.provenance.engine import find
@@ -21,8 +25,8 @@ from rblstore.repository import Store
 from rblstore.revisions import resolve
 
 __all__ = [
-    "AuditRequest", "AuditResult", "Component", "FileFound", "FileHash", "RuleSetUsed", "audit", "audit_commit",
-    "check_level",
+    "AuditRequest", "AuditResult", "Component", "FileFound", "FileHash", "MadeSince", "RuleSetUsed", "audit",
+    "audit_commit", "check_level",
 ]  # fmt: skip
 
 
@@ -50,7 +54,11 @@ class AuditRequest:
             UsageError: A use that there is not.
         """
         if isinstance(self.use, str) or not self.use or any(one not in USES for one in self.use):
-            raise UsageError(f"a model is meant for {', '.join(USES)}, and not for {self.use!r}", object=str(self.use))
+            raise UsageError(
+                f"a model is meant for {', '.join(USES)}, and not for {self.use!r}"[:300],
+                object=str(self.use)[:80],
+                hint="Give a list of some of these: use=['distribute'].",
+            )
         return rulebook(self.rules)
 
 
@@ -87,6 +95,21 @@ class FileFound:
 
 
 @dataclass(frozen=True)
+class MadeSince:
+    """What was recorded after the time that an audit goes by, and counted for nothing in it.
+
+    Attributes:
+        statements: About its parts.
+        verifications: Of its commit.
+        signatures: Over the commit and over those verifications.
+    """
+
+    statements: int
+    verifications: int
+    signatures: int
+
+
+@dataclass(frozen=True)
 class AuditResult(Result):
     """What is in a commit, a checkout or a file.
 
@@ -102,10 +125,11 @@ class AuditResult(Result):
         rules: The sets of rules that were asked.
         merged: Whether the parts are taken to be summed into one checkpoint.
         data_reaches_weights: Whether terms of data counted as terms of what was trained on it.
-        at: The time as of which a ref was looked up, or None.
+        at: The time by which a ref was looked up, and everything else left out that was said or proved later; or None.
         operation: The operation that had moved it there, or None.
         path: The directory or file that was audited, or None.
         files: Loose files, looked up by digest.
+        since: What was recorded after ``at``; None without it.
     """
 
     commit: CommitId | None
@@ -123,6 +147,7 @@ class AuditResult(Result):
     operation: OperationId | None = None
     path: str | None = None
     files: tuple[FileFound, ...] = field(default=())
+    since: MadeSince | None = None
 
     def at_least(self, level: str) -> tuple[Finding, ...]:
         """The findings of a level and of those above it: ``note``, ``obligation``, ``gap``, ``conflict``.
@@ -140,7 +165,9 @@ def check_level(level: str) -> str:
         UsageError: There is no such level.
     """
     if level not in LEVELS:
-        raise UsageError(f"findings have the levels {', '.join(LEVELS)}, and not {level!r}", object=level)
+        raise UsageError(
+            f"findings have no level {level!r}"[:200], object=str(level)[:80], hint=f"Levels are: {', '.join(LEVELS)}."
+        )
     return level
 
 
@@ -157,7 +184,8 @@ def audit(
         store: The repository.
         revision: Which commit.
         request: How; None for every use, by the rules that come with rblstore.
-        at: A date or time: the commit that the ref stood for then.
+        at: A date or time: the commit that the ref stood for then, by what was said and proved until then. The rules
+            are those of today.
 
     Raises:
         UnknownRevisionError: No such revision, or not then.
@@ -171,10 +199,17 @@ def audit(
     from rblstore.operations.audit_history import revision_at
 
     then, operation, moment = revision_at(store, revision, at)
-    return replace(audit_commit(store, then, request), at=moment, operation=operation)
+    result = audit_commit(store, then, request, until=moment_of(moment))
+    return replace(result, at=moment, operation=operation)
 
 
-def audit_commit(store: Store, commit: CommitId, request: AuditRequest, differences: Sequence[str] = ()) -> AuditResult:
+def audit_commit(
+    store: Store,
+    commit: CommitId,
+    request: AuditRequest,
+    differences: Sequence[str] = (),
+    until: datetime | None = None,
+) -> AuditResult:
     """Audits a commit.
 
     Args:
@@ -182,6 +217,7 @@ def audit_commit(store: Store, commit: CommitId, request: AuditRequest, differen
         commit: Which.
         request: How.
         differences: What a directory has otherwise, in words.
+        until: What was said or proved later is left out, and counted; None for nothing.
 
     Raises:
         CorruptError: A record is missing or damaged.
@@ -189,17 +225,23 @@ def audit_commit(store: Store, commit: CommitId, request: AuditRequest, differen
     book = request.book()
     composition_id = store.record(commit, Commit).composition
     composition = store.record(composition_id, Composition)
-    verified = _verifications(store, commit)
-    components = components_of(store, composition, verified)
-    signatures = _signatures(store, commit, verified)
+    proved = _evidence(store, commit)
+    verified = tuple(summary(store, one) for one in proved if _by(until, store.record(one, Verification).time))
+    components = components_of(store, composition, verified, until)
+    recorded = [info for subject in (commit, *proved) for info in signatures_of(store, subject)]
+    signatures = tuple(one for one in recorded if _by(until, one.time))
     subject = Subject(
         parts_of(components, verified),
         tuple(request.use),
         request.merged,
         request.data_reaches_weights,
-        _signed(store, signatures, commit),
+        _signed(store, signatures, commit, until),
         tuple(differences),
     )
+    since = None
+    if until is not None:
+        later = len(proved) - len(verified), len(recorded) - len(signatures)
+        since = MadeSince(_statements_since(store, composition, until), *later)
     return AuditResult(
         commit,
         composition_id,
@@ -212,26 +254,32 @@ def audit_commit(store: Store, commit: CommitId, request: AuditRequest, differen
         tuple(RuleSetUsed(name, version) for name, version in book.sets),
         request.merged,
         request.data_reaches_weights,
+        since=since,
     )
 
 
-def _verifications(store: Store, commit: CommitId) -> tuple[VerificationSummary, ...]:
+def _by(until: datetime | None, time: str) -> bool:
+    """Whether something that was made at a time had been made by then."""
+    return until is None or moment_of(time) <= until
+
+
+def _evidence(store: Store, commit: CommitId) -> tuple[VerificationId, ...]:
     with store.catalog.read() as reader:
-        evidence = reader.evidence(commit, "verification")
-    return tuple(summary(store, one) for one in evidence)
+        return tuple(VerificationId(one) for one in reader.evidence(commit, Verification.KIND))
 
 
-def _signatures(store: Store, commit: CommitId, verified: Sequence[VerificationSummary]) -> tuple[SignatureInfo, ...]:
-    subjects: list[RecordId] = [commit, *(one.id for one in verified)]
-    return tuple(info for subject in subjects for info in signatures_of(store, subject))
-
-
-def _signed(store: Store, signatures: Sequence[SignatureInfo], commit: CommitId) -> bool | None:
+def _signed(store: Store, signatures: Sequence[SignatureInfo], commit: CommitId, until: datetime | None) -> bool | None:
     """Whether the commit is signed; None where nothing here is, so that nobody would expect it."""
     if any(one.subject == commit for one in signatures):
         return True
     with store.catalog.read() as reader:
-        return next((False for _ in reader.records(Signature.KIND)), None)
+        every = [one for one, _ in reader.records(Signature.KIND)]
+    return next((False for one in every if until is None or _by(until, store.record(one, Signature).time)), None)
+
+
+def _statements_since(store: Store, composition: Composition, until: datetime) -> int:
+    parts = dict.fromkeys((composition.identity, *(slot.behavior for slot in composition.slots)))
+    return sum(len(statements_about(store, one)) - len(statements_about(store, one, until)) for one in parts)
 
 
 def _warnings(components: Sequence[Component]) -> tuple[str, ...]:
@@ -239,8 +287,8 @@ def _warnings(components: Sequence[Component]) -> tuple[str, ...]:
     for component in components:
         if component.role not in ("identity", "behavior"):
             continue
-        if not component.license:
+        if not (stated := component.said.licenses):
             warnings.append(f"{component.label}: no licence is stated; by default nothing is permitted")
-        elif len(component.license) > 1:
-            warnings.append(f"{component.label}: the licences stated differ: {', '.join(component.license)}")
+        elif len(stated) > 1:
+            warnings.append(f"{component.label}: the licences stated differ: {', '.join(stated)}")
     return tuple(warnings)

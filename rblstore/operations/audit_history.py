@@ -5,20 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from typing import ClassVar, Final
 
 from rblstore.catalog.reader import CatalogReader
-from rblstore.errors import InputError, NotFoundError, UsageError
-from rblstore.objects.fields import check_time
+from rblstore.errors import NotFoundError, UsageError
 from rblstore.objects.history_records import SYMBOLIC, Commit, Composition, Operation, Tag
 from rblstore.objects.ids import CommitId, OperationId, RecordId
+from rblstore.operations.moments import moment_asked, moment_of
 from rblstore.operations.result import Result
 from rblstore.operations.undo import operation_id
 from rblstore.repository import HEADS, TAGS, Store
 from rblstore.revisions import UnknownRevisionError, resolve
 
-_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _STEPS: Final = re.compile(r"([^~^]*)(.*)", re.DOTALL)
 
 
@@ -99,11 +97,11 @@ def revision_at(store: Store, revision: str, at: str) -> tuple[CommitId, Operati
         TooEarlyError: The repository has no operation that old.
         UnknownRevisionError: The ref was not there then.
     """
-    moment = _moment_asked(at)
+    moment = moment_asked(at)
     with store.catalog.read() as reader:
         operations = reader.operations()
     # Newest first. Order is the log's and not the clocks': the latest operation that says it was done by then.
-    latest = next((one for one in operations if _moment(one.time) <= moment), None)
+    latest = next((one for one in operations if moment_of(one.time) <= moment), None)
     if latest is None:
         raise TooEarlyError(
             f"no operation is as old as {at}", object=at, hint="See when this repository began: rbl op log"
@@ -194,30 +192,3 @@ def _parts(store: Store, commit: CommitId | None) -> list[tuple[str, str, str, f
     composition = store.record(store.record(commit, Commit).composition, Composition)
     behaviors = [("behavior", slot.name, str(slot.behavior), slot.weight) for slot in composition.slots]
     return [("identity", "", str(composition.identity), 1.0), *behaviors]
-
-
-def _moment_asked(at: str) -> datetime:
-    if not isinstance(at, str):  # the types say so; a notebook does not read them
-        raise UsageError(f"a time is text, not a {type(at).__name__}", hint="2026-03-01, or 2026-03-01T12:00:00Z")
-    try:
-        if _DAY.fullmatch(at):
-            return datetime.fromisoformat(at).replace(tzinfo=timezone.utc) + timedelta(days=1, microseconds=-1)
-        return _moment(check_time(at))
-    except (InputError, ValueError, OverflowError) as error:
-        raise UsageError(
-            f"{at[:40]!r} is neither a date nor a time",
-            object=at[:40],
-            hint="2026-03-01 (the end of that day, UTC), or 2026-03-01T12:00:00Z",
-        ) from error
-
-
-def _moment(time: str) -> datetime:
-    """A checked RFC 3339 time; finer than microseconds is cut off."""
-    match = re.fullmatch(r"(.{19})(?:\.(\d+))?(Z|[+-]\d\d:\d\d)", time)
-    assert match is not None, "the time was checked when it was read"
-    moment, fraction, offset = match.groups()
-    shown = f"{moment}.{(fraction or '0')[:6]:<06}{'+00:00' if offset == 'Z' else offset}"
-    try:
-        return datetime.fromisoformat(shown).astimezone(timezone.utc)
-    except OverflowError:  # the first or last day of the calendar, in a zone where it is another
-        return datetime.fromisoformat(shown[:-6] + "+00:00")

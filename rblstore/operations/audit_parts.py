@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from rblstore.checkpoints.tokenizing import TOKENIZER_FILES
 from rblstore.forgotten import tombstones_of
@@ -13,6 +14,7 @@ from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import ContentId, RecordId, VerificationId
 from rblstore.operations.claims import claims_about
 from rblstore.operations.log import VerificationSummary
+from rblstore.provenance.licenses import NOASSERTION
 from rblstore.provenance.parts import Part
 from rblstore.provenance.said import DatasetSaid, Said, said
 from rblstore.repository import Store
@@ -80,7 +82,10 @@ class Component:
 
 
 def components_of(
-    store: Store, composition: Composition, verified: Sequence[VerificationSummary] = ()
+    store: Store,
+    composition: Composition,
+    verified: Sequence[VerificationSummary] = (),
+    until: datetime | None = None,
 ) -> tuple[Component, ...]:
     """The parts of a composition: the identity, the behaviors in order, tokenizers, and data by name.
 
@@ -88,16 +93,18 @@ def components_of(
         store: The repository.
         composition: What it is.
         verified: Verifications of its outputs: each vouches for every behavior that was measured.
+        until: What was said later is left out; None for nothing.
 
     Raises:
         CorruptError: A record is missing or damaged.
     """
     identity = store.record(composition.identity, Identity)
-    parts = [component(store, "identity", "", composition.identity, 1.0, None, identity.files)]
+    parts = [component(store, "identity", "", composition.identity, 1.0, None, identity.files, until)]
     vouching = tuple(VerificationId(one.id) for one in verified)
     for slot in composition.slots:
         behavior = store.record(slot.behavior, Behavior)
-        part = component(store, "behavior", slot.name, slot.behavior, slot.weight, behavior.form, behavior.files)
+        files = behavior.files
+        part = component(store, "behavior", slot.name, slot.behavior, slot.weight, behavior.form, files, until)
         parts.append(replace(part, verifications=vouching))
     return (*parts, *tokenizers_of(parts), *datasets_of(parts))
 
@@ -115,17 +122,25 @@ def parts_of(components: Sequence[Component], verified: Sequence[VerificationSum
 
 
 def component(
-    store: Store, role: str, name: str, subject: RecordId, weight: float, form: str | None, files: Sequence[FileEntry]
+    store: Store,
+    role: str,
+    name: str,
+    subject: RecordId,
+    weight: float,
+    form: str | None,
+    files: Sequence[FileEntry],
+    until: datetime | None = None,
 ) -> Component:
-    """An identity or a behavior with what is said about it.
+    """An identity or a behavior with what is said about it, or was until a time.
 
     Raises:
         CorruptError: A record is missing or damaged.
     """
-    claims = claims_about(store, subject)
+    claims = claims_about(store, subject, until)
 
     def values(*keys: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(claim.value for key in keys for claim in claims.get(key, ())))
+        stated = (claim.value for key in keys for claim in claims.get(key, ()))
+        return tuple(dict.fromkeys(value for value in stated if value != NOASSERTION))
 
     licenses = values("license", "license_name")
     if values("license_name"):

@@ -27,7 +27,9 @@ def audit_request(
         UsageError: One path in the place of a list of them.
     """
     if isinstance(rules, (str, Path)):
-        raise UsageError("'rules' is a list of files, and one was given", object=str(rules))
+        raise UsageError(
+            "'rules' is a list of files, and one was given", object=str(rules)[:200], hint="Put it into a list."
+        )
     return AuditRequest(
         tuple(use) if not isinstance(use, str) else use,
         tuple((given_path(file).name, _read(given_path(file))) for file in rules),
@@ -44,4 +46,5 @@ def _read(file: Path) -> bytes:
         raise InputError(
             f"the rules {file!s:.200} could not be read: {getattr(error, 'strerror', None) or error}",
             object=str(file)[:200],
+            hint="Give a TOML file of rules: docs/audit.md, Rules of your own.",
         ) from error

@@ -19,7 +19,9 @@ from rblstore.operations.fsck_records import Records
 _NEEDS: Final = 20
 # A lost pack may hold thousands of tensors; what they are part of is worth more words.
 _TENSORS: Final = 5
-_NAMING_CONTENTS: Final = (FileManifest.KIND, Identity.KIND, Behavior.KIND, "baseline", "training-state", "signature")
+_NAMING_CONTENTS: Final = (
+    FileManifest.KIND, Identity.KIND, Behavior.KIND, "baseline", "training-state", "signature", "statement",
+)  # fmt: skip
 
 
 def name_needs(found: Findings, records: Records) -> None:

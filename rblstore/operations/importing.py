@@ -23,7 +23,7 @@ from rblstore.objects.evidence_records import Claim
 from rblstore.objects.ids import BehaviorId, IdentityId
 from rblstore.objects.paths import check_paths
 from rblstore.operations.adapter_base import check_named_base
-from rblstore.operations.claims import captured_claims, state
+from rblstore.operations.claims import captured_claims, not_said_yet, state
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.sources import CommitRequest, Sources
 from rblstore.operations.stat_cache import StatCache
@@ -84,7 +84,7 @@ class Importer:
         self._sources = sources
         self._meter = Meter(progress, sources.size)
         self._stat_cache = StatCache(store, trust=not request.rehash)
-        self._told = request.told.claims(request.origin)
+        self._told, self._texts = request.told.statement(request.origin)
         self.warnings: list[str] = []
         self.left_out: list[tuple[str, str]] = []
         self.raw = 0
@@ -116,7 +116,8 @@ class Importer:
         """States what files and people say; of a file that changed since the hub's client noted it, nothing is said."""
         claims, warnings = captured_claims(source, {entry.path: str(entry.sha256) for entry in files.entries})
         self.warnings += [prefix + warning for warning in warnings]
-        state(self._store, self._transaction, subject, (*claims, *told), self._request.author)
+        claims = not_said_yet(self._store, subject, claims)
+        state(self._store, self._transaction, subject, (*claims, *told), self._request.author, self._texts)
 
     def identity(
         self, source: SourceDirectory, before: Mapping[str, StoredTensor] | None = None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from rblstore.errors import NotFoundError
+from rblstore.errors import NotFoundError, UsageError
 from rblstore.objects.content_records import Behavior, Identity
 from rblstore.objects.evidence_records import Claim
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import RecordId, StatementId
-from rblstore.operations.claims import claims_about
+from rblstore.operations.claims import claims_about, stands
 from rblstore.operations.claims import state as add_statement
 from rblstore.operations.claims import statements_about as about
 from rblstore.operations.result import Result
@@ -90,19 +91,34 @@ def state(
     Raises:
         NoSuchPartError: There is nothing of that name.
         BadLicenseError: A licence that nobody knows.
-        UsageError: An empty key or value.
+        UsageError: An empty key or value, or nothing stands of what is to be retracted.
         InputError: Text that no record could hold, or a licence file that cannot be read.
     """
     role, subject = find_part(store, name, revision)
-    claims = told.claims(origin)
+    claims, texts = told.statement(origin)
+    _check_retracted(store, subject, told.retract)
     made = None
     if claims:
         with store.transaction(author) as transaction:
-            made = add_statement(store, transaction, subject, claims, author)
+            made = add_statement(store, transaction, subject, claims, author, texts)
     standing = claims_about(store, subject)
     found = tuple(claim for key in sorted(standing) for claim in standing[key])
     every = [StatementInfo(one, made_by.author, made_by.time, made_by.claims) for one, made_by in about(store, subject)]
     return StatementsResult(made, role, name, subject, said(found), found, tuple(every))
+
+
+def _check_retracted(store: Store, subject: RecordId, retracted: Sequence[str]) -> None:
+    """Refuses to take back what nobody said: somebody would rely on it."""
+    standing = claims_about(store, subject) if retracted else {}
+    for what in retracted:
+        if not stands(standing, what):
+            key = what.partition("=")[0]
+            there = sorted(f"{key}={claim.value}" for claim in standing.get(key, ())) or sorted(standing)
+            raise UsageError(
+                f"nothing that stands is called {what[:80]!r}",
+                object=what[:80],
+                hint=f"There is: {', '.join(one[:200] for one in there[:10]) or 'nothing'}. See: rbl state NAME",
+            )
 
 
 def find_part(store: Store, name: str, revision: str = "HEAD") -> tuple[Role, RecordId]:

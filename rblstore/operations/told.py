@@ -14,6 +14,7 @@ from rblstore.objects import limits
 from rblstore.objects.evidence_records import Claim
 from rblstore.objects.fields import check_text
 from rblstore.objects.paths import given_path
+from rblstore.operations.claims import RETRACTED
 from rblstore.provenance.license_texts import recognise
 from rblstore.provenance.licenses import LicenseError, nearest, normalise
 from rblstore.provenance.said import split_revision
@@ -21,6 +22,7 @@ from rblstore.provenance.said import split_revision
 # Keys of free metadata that are keys of claims of their own.
 _KNOWN: Final = ("source", "base_model", "dataset", "license", "license_link", "license_name")
 _LICENSES: Final = ("license", "license_concluded")
+_TEXT: Final = "Give a file that holds the licence's text."
 _AT_HUB: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+@[\w.-]+")
 
 
@@ -36,12 +38,13 @@ class Told:
 
     Attributes:
         license: An SPDX expression or a hub's licence id.
-        license_file: A file with the terms; its name, digest and what it is recognised as are recorded.
+        license_file: A file with the terms; it is stored, and recorded are its name, its digest and what it is.
         datasets: ``NAME[@REVISION][=LICENSE]``; or licences, None where unknown, by ``NAME[@REVISION]``.
         source: Where it comes from: ``ORG/NAME[@REVISION]`` of a hub, a URL, words.
         base_revision: Which commit of its base it was made for.
         concluded: What licence it is under in the judgement of who says this, ``NOASSERTION`` for none.
         meta: Free keys; ``source``, ``base_model``, ``dataset`` keep their names, others become ``meta.<key>``.
+        retract: What stands no more, without anything in its place: ``KEY``, or ``KEY=VALUE``.
     """
 
     license: str | None = None
@@ -51,13 +54,18 @@ class Told:
     base_revision: str | None = None
     concluded: str | None = None
     meta: Mapping[str, str] = field(default_factory=dict)
+    retract: Sequence[str] = ()
 
     def __bool__(self) -> bool:
         given = (self.license, self.license_file, self.source, self.base_revision, self.concluded)
-        return any(one is not None for one in given) or bool(self.datasets) or bool(self.meta)
+        return any(one is not None for one in given) or bool(self.datasets or self.meta or self.retract)
 
     def claims(self, origin: str) -> tuple[Claim, ...]:
-        """All of it.
+        """All of it; see :meth:`statement`."""
+        return self.statement(origin)[0]
+
+    def statement(self, origin: str) -> tuple[tuple[Claim, ...], tuple[bytes, ...]]:
+        """All of it, and the texts that go with it.
 
         Args:
             origin: ``command line`` or ``api``.
@@ -72,10 +80,21 @@ class Told:
         pairs += [(key if key in _KNOWN else f"meta.{key}", value) for key, value in self.meta.items()]
         for name, license in _data_sets(self.datasets):
             pairs += [("dataset", name), *([] if license is None else [("dataset_license", f"{name}={license}")])]
+        if isinstance(self.retract, str):
+            raise UsageError(
+                "'retract' is a list of KEY[=VALUE], and text was given",
+                object=self.retract[:80],
+                hint="Put it into a list: ['dataset=ORG/NAME'].",
+            )
+        pairs += [(RETRACTED, what) for what in self.retract]
         claims = [Claim(key, _checked(key, value), origin) for key, value in pairs if value is not None]
-        if self.license_file is not None:
-            claims.append(Claim("license_file", _file_value(given_path(self.license_file)), origin))
-        return tuple(claims)
+        if self.license_file is None:
+            return tuple(claims), ()
+        file = given_path(self.license_file)
+        text = _license_text(file)
+        value = license_file_value(file.name, text, recognise(text))
+        claims.append(Claim("license_file", check_text(value, "license_file of the statement"), origin))
+        return tuple(claims), (text,)
 
     def _source(self) -> list[tuple[str, str | None]]:
         if self.source is None or not _AT_HUB.fullmatch(self.source):
@@ -105,7 +124,11 @@ def check_license(text: str, what: str = "licence") -> None:
 def _checked(key: str, value: str) -> str:
     check_text(value, f"{key} of the statement")
     if not value.strip() or key == "meta.":
-        raise UsageError(f"the statement {key!r} is empty", object=key)
+        raise UsageError(
+            f"the statement {key!r} is empty",
+            object=key,
+            hint="Leave it out where nothing is to be said; --retract KEY takes back what was said.",
+        )
     if key in _LICENSES:
         check_license(value)
     elif key == "dataset_license":
@@ -118,7 +141,11 @@ def _data_sets(datasets: Sequence[str] | Mapping[str, str | None]) -> list[tuple
     if isinstance(datasets, Mapping):
         return list(datasets.items())
     if isinstance(datasets, str):
-        raise UsageError("'datasets' is a list of NAME[@REVISION][=LICENSE], and text was given", object=datasets[:80])
+        raise UsageError(
+            "'datasets' is a list of NAME[@REVISION][=LICENSE], and text was given",
+            object=datasets[:80],
+            hint="Put it into a list: ['ORG/NAME@REVISION=LICENSE'].",
+        )
     found: list[tuple[str, str | None]] = []
     for given in datasets:
         name, separator, license = given.rpartition("=")
@@ -130,7 +157,7 @@ def _data_sets(datasets: Sequence[str] | Mapping[str, str | None]) -> list[tuple
     return found
 
 
-def _file_value(path: Path) -> str:
+def _license_text(path: Path) -> bytes:
     try:
         with path.open("rb") as stream:
             data = stream.read(limits.MODEL_CARD_BYTES + 1)
@@ -138,10 +165,14 @@ def _file_value(path: Path) -> str:
         raise InputError(
             f"{path!s:.200} cannot be read: {getattr(error, 'strerror', None) or error}",
             object=str(path)[:200],
-            hint="Give a file that holds the licence's text.",
+            hint=_TEXT,
         ) from error
+    if not data.strip():
+        raise InputError(f"{path!s:.200} is empty", object=str(path)[:200], hint=_TEXT)
     if len(data) > limits.MODEL_CARD_BYTES:
         raise InputError(
-            f"{path} is longer than {limits.MODEL_CARD_BYTES} bytes, which no licence is", object=str(path)
+            f"{path!s:.200} is longer than {limits.MODEL_CARD_BYTES} bytes, which no licence is",
+            object=str(path)[:200],
+            hint=_TEXT,
         )
-    return check_text(license_file_value(path.name, data, recognise(data)), "license_file of the statement")
+    return data

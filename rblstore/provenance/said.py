@@ -32,6 +32,7 @@ COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _TEXT: Final = re.compile(r"(.+) sha256:([0-9a-f]{64})(?: ([^\x00-\x1f]+) by (text|title))?")
 _OWN_TERMS: Final = re.compile(r"(?!.*(third|3rd))(licen[sc]e|copying)([._-][^/]*)?", re.IGNORECASE)
 _REVISED: Final = re.compile(r"([^@\s]+)@([^@\s/]+)")
+_VAGUE: Final = frozenset(name for name, key in HUB_LICENSES.items() if key == NOASSERTION)
 # What a training run says, by the name that documents have for it; the rest keeps its own.
 _TRAINING: Final = {
     "step": "steps",
@@ -161,7 +162,7 @@ class _Reading:
         return self._claims.get(key, [])
 
     def values(self, key: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(claim.value for claim in self.all(key)))
+        return tuple(dict.fromkeys(claim.value for claim in self.all(key) if claim.value != NOASSERTION))
 
     def single(self, key: str) -> str | None:
         """The one value. Of several it is the one that a person gave, and that there are several is a problem."""
@@ -235,7 +236,11 @@ class _Reading:
                 by_origin[claim.origin] = [] if unknown and own else [expression]
         found = [one for expressions in by_origin.values() for one in expressions]
         declared = [one for one in dict.fromkeys(found) if one != NOASSERTION]
-        if found and not declared and not own:
+        # What says "other" leaves open which; NOASSERTION says that nobody says; the rest is a problem already.
+        vague = any(
+            claim.value.strip().lower() in _VAGUE for claim in (*self.all("license"), *self.all("license_name"))
+        )
+        if vague and not declared and not own:
             self.problems.append("a licence is spoken of, and not which")
         return declared
 

@@ -37,6 +37,31 @@ def test_findings_have_rule_and_citation(story: Story) -> None:
     assert "apache.changes" not in story.ok("audit", "--use")
 
 
+def test_the_text_is_for_somebody_in_a_hurry(story: Story) -> None:
+    story.ok("state", "polite", "--license", "mit", "--dataset", "org/talk@v1=cc-by-nc-4.0")
+    lines = story.ok("audit", "--distribute").splitlines()
+    assert lines[2].startswith("found: 1 conflict, ")  # before anything long
+    first = next(number for number, line in enumerate(lines) if line.startswith("conflict: "))
+    assert lines.index("dataset org/talk@v1: CC-BY-NC-4.0") < first < 25
+    unverified = [number for number, line in enumerate(lines) if "no verification vouches" in line]
+    assert unverified == [unverified[0], unverified[0] + 1]  # what asks for the same stands together, and asks once
+    assert sum("-> Record a baseline" in line for line in lines) == 1
+    assert any("(stated as" in line for line in lines) is False  # "mit" is MIT
+    assert "next: settle the conflicts. 'rbl state polite' states what holds" in " ".join(lines)
+    story.ok("state", "polite", "--concluded", "cc-by-nc-4.0")
+    assert "next: close the gaps" in story.ok("audit")
+
+
+def test_an_audit_at_a_time_says_what_came_since(story: Story) -> None:
+    at = story.json("op", "log")[0]["time"]
+    assert "since then: nothing was stated or proved" in story.ok("audit", "main", "--at", "9999-01-01")
+    story.ok("state", "polite", "--license", "gemma")
+    assert "since then: 1 statement, left out here" in story.ok("audit", "--at", at)
+    document = story.json("audit", "--at", at)
+    assert document["since"] == {"statements": 1, "verifications": 0, "signatures": 0}
+    assert story.json("audit")["since"] is None
+
+
 def test_fail_on_exits_with_1(story: Story, tmp_path: Path) -> None:
     assert story.run("audit", "--fail-on", "conflict").exit_code == 0
     assert story.run("audit", "--fail-on", "gap").exit_code == 1

@@ -44,6 +44,30 @@ def test_a_conclusion_by_a_text(story: Story) -> None:
     assert "made now" in text
 
 
+def test_the_text_is_kept_and_printed(story: Story, tmp_path: Path) -> None:
+    (tmp_path / "terms.txt").write_bytes(b"Be kind.\r\n\x1b[31mRed.\n")
+    assert "rbl state polite --text" in story.ok("state", "polite", "--license-file", tmp_path / "terms.txt")
+    document = story.json("state", "polite", "--text")
+    assert [(text["path"], text["text"]) for text in document["texts"]] == [("terms.txt", "Be kind.\r\n\x1b[31mRed.\n")]
+    text = story.ok("state", "polite", "--text")
+    assert "no licence that is known\n\nBe kind.\n\\x1b[31mRed.\n" in text
+    assert "no text of terms is known" in story.ok("state", "brief", "--text")
+    assert story.run("state", "polite", "--text", "--license", "mit").exit_code == 2
+    assert story.json("state", "nobody", "--text", code=1)["code"] == "no_such_part"
+
+
+def test_a_mistake_is_taken_back(story: Story) -> None:
+    story.ok("state", "polite", "--dataset", "org/talk=mit", "--source", "nowhere")
+    made = story.json("state", "polite", "--retract", "dataset=org/talk", "--retract", "source", "--author", "Grace")
+    assert (made["said"]["datasets"], made["said"]["sources"]) == ([], [])
+    text = story.ok("state", "polite")
+    assert "org/talk=mit" in text  # what was said stays in the record
+    assert "dataset=org/talk" in text
+    refused = story.json("state", "polite", "--retract", "dataset=org/talk", code=2)
+    assert "nothing that stands" in refused["error"]
+    assert refused["hint"]
+
+
 def test_refusals(story: Story) -> None:
     failed = story.run("state", "identity", "--license", "apche-2.0")
     assert failed.exit_code == 2

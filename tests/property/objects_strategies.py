@@ -165,7 +165,14 @@ def operations(draw: st.DrawFn) -> Operation:
 
 
 claims = st.builds(Claim, texts, texts, texts)
-statements = st.builds(Statement, ids(RecordId), tuples(claims, ordered=True, minimum=1), texts, times)
+statements = st.builds(
+    Statement,
+    ids(RecordId),
+    tuples(claims, ordered=True, minimum=1),
+    texts,
+    times,
+    tuples(ids(ContentId), ordered=True),
+)
 
 prompts = st.builds(
     Prompt, texts, st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5).map(tuple), st.none() | texts

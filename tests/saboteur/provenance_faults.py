@@ -30,7 +30,7 @@ PROVENANCE_FAULTS = (
     Fault(
         "a data set disappears when another is stated",
         "operations/claims.py",
-        "by_key[key] = [*(one for one in current[key] if _data_set(one) not in spoken_of), *by_key[key]]",
+        "by_key[key] = [*(one for one in current[key] if kept(one) not in spoken_of), *by_key[key]]",
         "by_key[key] = [*by_key[key]]",
         "unit/test_statements.py",
         "data_set",

@@ -62,9 +62,15 @@ def test_scalars_stay_text() -> None:
     )
 
 
-@pytest.mark.parametrize("value", ["", "null", "~", "{a: b}", "[[nested]]", "''"])
-def test_what_is_no_text_is_no_claim(value: str) -> None:
+@pytest.mark.parametrize("value", ["", "null", "~", "''"])
+def test_what_is_empty_is_no_claim(value: str) -> None:
     assert card(f"license: {value}") == ([], ())
+
+
+@pytest.mark.parametrize("value", ["{a: b}", "[[nested]]", "[{a: b}, [c]]", "!!set {a, b}"])
+def test_what_is_no_text_is_a_warning(value: str) -> None:
+    why = "README.md: license is neither text nor a list of texts; it is not recorded"
+    assert card(f"license: {value}") == ([], (why,))
 
 
 def test_lists_give_one_claim_each_and_repeats_one() -> None:
@@ -80,10 +86,18 @@ def test_front_matter_is_found_however_it_was_saved(newline: str, start: str) ->
 
 @pytest.mark.parametrize(
     "text",
-    ["", "# Title\n---\nlicense: mit\n---\n", "---\nlicense: mit\n", "license: mit", "---\n---\n", "---\n- a\n---\n"],
+    ["", "# Title\n---\nlicense: mit\n---\n", "---\nA rule above.\n", "license: mit", "---\n---\n", "---\n- a\n---\n"],
 )
 def test_no_front_matter_is_no_claim(text: str) -> None:
     assert claims(readme=text.encode()) == ([], ())
+
+
+@pytest.mark.parametrize("text", ["---\nlicense: mit\n", "\ufeff---\r\ntags:\r\n- x\r\nlicense: mit\r\n# Title\r\n"])
+def test_front_matter_without_an_end_is_a_warning(text: str) -> None:
+    assert claims(readme=text.encode()) == (
+        [],
+        ("README.md: its front matter has no end; nothing that it says is recorded",),
+    )
 
 
 @pytest.mark.parametrize(

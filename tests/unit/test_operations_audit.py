@@ -12,11 +12,14 @@ import tiny_checkpoints as tiny
 
 import rblstore
 from rblstore.errors import InputError, NotFoundError, UsageError
+from rblstore.objects.evidence_records import Baseline, Probe, Prompt, PromptDivergence, PromptOutput, Verification
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import ProbeId, VerificationId
-from rblstore.operations.audit_history import _moment_asked, revision_at
+from rblstore.operations.audit import MadeSince
+from rblstore.operations.audit_history import revision_at
 from rblstore.operations.audit_parts import components_of, parts_of
 from rblstore.operations.log import VerificationSummary
+from rblstore.operations.moments import moment_asked
 from rblstore.provenance.engine import find
 from rblstore.provenance.parts import Subject
 from rblstore.provenance.rulebook import built_in
@@ -56,6 +59,23 @@ def repo(made: Path, tmp_path: Path) -> Any:
 def rules(findings: Any, *levels: str) -> set[str]:
     """Ids of the rules that found something, of some levels."""
     return {one.rule for one in findings if not levels or one.level in levels}
+
+
+def verified(repo: Any, audit: Any, time: str = "9998-01-01T00:00:00Z") -> None:
+    """A verification of a commit, made in the far future."""
+    with repo._store.transaction("Ada") as transaction:
+        output = transaction.add_content([b"0" * 8]).content
+        probe = transaction.add_record(Probe((Prompt("p", (1,), None),), ((0,),), "all", None))
+        outputs = (PromptOutput("p", (1, 2), output),)
+        baseline = transaction.add_record(
+            Baseline(audit.composition, probe, {}, "logits", "F32", outputs, "Ada", time)  # type: ignore[arg-type]
+        )
+        transaction.add_record(
+            Verification(
+                audit.commit, audit.composition, None, (), probe, baseline, {}, "exact", 0.0, True,  # type: ignore[arg-type]
+                0.0, 0.0, None, None, None, "none", (PromptDivergence("p", 0.0, 0.0, True),), "Ada", time,
+            )
+        )  # fmt: skip
 
 
 def test_a_commit_is_audited(repo: Any, made: Path) -> None:
@@ -208,15 +228,32 @@ class TestHistory:
         with pytest.raises(NotFoundError):
             repo.audit("nobody", at="9999-12-30")
 
+    def test_by_what_was_said_and_proved_until_then(self, repo: Any) -> None:
+        then = repo.operations()[0].time
+        before = repo.audit()
+        assert before.since is None
+        repo.state("polite", concluded="gemma", datasets=["org/talk@v1=mit"])
+        repo.state("identity", retract=["license"])
+        verified(repo, before)
+        after = repo.audit()
+        assert "gap.without-license" in rules(after.findings)
+        assert "gap.unverified" not in rules(after.findings)
+        result = repo.audit(at=then)
+        assert result.since == MadeSince(2, 1, 0)
+        assert (result.findings, result.verifications) == (before.findings, ())
+        assert [part.said for part in result.components] == [part.said for part in before.components]
+        assert repo.audit(at="9997-12-31").since == MadeSince(0, 1, 0)
+        assert repo.audit(at="9999-12-31").findings == after.findings
+
     @pytest.mark.parametrize("at", ["yesterday", "2026-13-01", "2026-03-01 12:00", "", "2026-03-01T25:00:00Z"])
     def test_a_time_is_a_date_or_a_time(self, at: str) -> None:
         with pytest.raises(UsageError, match="neither a date nor a time"):
-            _moment_asked(at)
+            moment_asked(at)
 
     def test_a_date_is_its_end(self) -> None:
-        assert _moment_asked("2026-03-01") < _moment_asked("2026-03-02T00:00:00Z")
-        assert _moment_asked("2026-03-01") > _moment_asked("2026-03-01T23:59:59.5Z")
-        assert _moment_asked("2026-03-01T12:00:00+02:00") == _moment_asked("2026-03-01T10:00:00Z")
+        assert moment_asked("2026-03-01") < moment_asked("2026-03-02T00:00:00Z")
+        assert moment_asked("2026-03-01") > moment_asked("2026-03-01T23:59:59.5Z")
+        assert moment_asked("2026-03-01T12:00:00+02:00") == moment_asked("2026-03-01T10:00:00Z")
 
     def test_when_parts_entered_and_left(self, repo: Any) -> None:
         repo.revert(behavior="polite", verify=False, author="Edsger")
@@ -257,5 +294,5 @@ def test_rules_are_read_before_anything_else(repo: Any, tmp_path: Path) -> None:
         repo.audit(rules=[tmp_path / "none.toml"])
     with pytest.raises(UsageError, match="list of files"):
         repo.audit(rules=str(tmp_path / "own.toml"))
-    with pytest.raises(UsageError, match="levels"):
+    with pytest.raises(UsageError, match="no level 'fatal'"):
         repo.audit().at_least("fatal")

@@ -10,7 +10,7 @@ import pytest
 import tiny_checkpoints
 
 import rblstore
-from rblstore.objects.evidence_records import Claim
+from rblstore.objects.evidence_records import Claim, Statement
 from rblstore.operations.told import Told
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +69,16 @@ class TestAtCommit:
                 assert (said.sources, said.source_revision) == (("org/m",), COMMIT)
             assert repo.statements("polite").said.base_revision == COMMIT
             assert repo.statements("identity").said.base_revision is None
+
+    def test_a_card_that_is_too_long_is_not_passed_over_in_silence(self, repo: Any, tmp_path: Path) -> None:
+        polite = tiny_checkpoints.write_adapter(tmp_path / "polite")
+        (polite / "README.md").write_text("---\nlicense: mit\nx: " + "y" * (2 << 20) + "\n---\n")
+        (polite / "LICENSE").write_bytes(b"x" * (2 << 20))
+        made = repo.commit("polite", behaviors={"polite": polite})
+        assert [warning.split(";")[0] for warning in made.warnings] == [
+            "polite: LICENSE: longer than 1048576 bytes", "polite: README.md: longer than 1048576 bytes",
+        ]  # fmt: skip
+        assert declared(repo, "polite") == ()
 
     def test_card_and_config_of_an_adapter(self, repo: Any, sources: Path) -> None:
         repo.commit("polite", behaviors={"polite": sources / "polite"})
@@ -162,6 +172,61 @@ class TestLater:
         said = repo.state("identity", concluded="mit or zlib").said
         assert (said.declared, said.concluded, said.licenses) == (("Apache-2.0",), "MIT OR Zlib", ("MIT OR Zlib",))
         assert repo.state("identity", concluded="NOASSERTION").said.licenses == ("Apache-2.0",)
+
+    def test_a_mistake_is_taken_back(self, repo: Any) -> None:
+        before = repo.statements("identity").said
+        repo.state("identity", datasets={"org/talk@v1": "cc-by-nc-4.0"}, source=f"org/m@{COMMIT}", license="mit")
+        said = repo.state("identity", retract=["dataset=org/talk", "source", "license"], author="Grace").said
+        assert (said.datasets, said.sources, said.source_revision, said.declared) == (before.datasets, (), None, ())
+        assert said.problems == ()
+        stated = repo.statements("identity")
+        assert [one.author for one in stated.statements][-1] == "Grace"
+        assert "retracted" not in {claim.key for claim in stated.claims}
+        assert [one.key for one in stated.statements[-1].claims] == ["retracted"] * 3
+        assert repo.state("identity", license="mit").said.declared == ("MIT",)  # said again by whom it was said last
+
+    @pytest.mark.parametrize("what", ["license=mit", "dataset=org/talk", "nothing", "", "=", "dataset="])
+    def test_what_does_not_stand_cannot_be_taken_back(self, repo: Any, what: str) -> None:
+        with pytest.raises(rblstore.UsageError) as refused:
+            repo.state("identity", retract=[what])
+        assert refused.value.hint
+        with pytest.raises(rblstore.UsageError, match="list of KEY"):
+            repo.state("identity", retract="license")
+
+    def test_part_of_what_stands(self, repo: Any) -> None:
+        repo.state("identity", datasets=["org/web@v1=mit", "org/web@v2=zlib"])
+        said = repo.state("identity", retract=["dataset=org/web@v1"]).said
+        assert [(one.revision, one.licenses) for one in said.datasets] == [("v2", ("Zlib",))]
+        assert repo.state("identity", retract=["license=apache-2.0"]).said.declared == ()
+
+    def test_nobody_says(self, repo: Any) -> None:
+        said = repo.state("identity", license="NOASSERTION", source="NOASSERTION").said
+        assert (said.declared, said.sources, said.problems) == ((), (), ())
+        component = repo.audit().components[0]
+        assert (component.license, component.source) == ((), ())
+        assert {"gap.without-license", "gap.without-source"} <= {one.rule for one in repo.audit().findings}
+
+    def test_what_was_superseded_can_be_said_again(self, repo: Any) -> None:
+        repo.state("identity", license="mit", author="Grace")
+        repo.state("identity", license="zlib", author="Ada")
+        assert repo.state("identity", license="mit", author="Grace").said.declared == ("MIT",)
+
+    def test_importing_again_undoes_no_correction(self, repo: Any, sources: Path) -> None:
+        for author in ("Ada", "Grace"):
+            repo.state("identity", license="mit", datasets=["org/web=cc0-1.0"], author=author)
+            repo.commit("again", identity=sources / "base", author="Ada", allow_empty=True)
+            assert declared(repo) == ("MIT",)
+        repo.state("identity", retract=["dataset"])
+        repo.commit("again", identity=sources / "base", author="Ada", allow_empty=True)
+        assert repo.statements("identity").said.datasets == ()
+
+    def test_times_in_other_spellings_are_in_order(self, repo: Any) -> None:
+        store, subject = repo._store, repo.statements("identity").subject
+        for time, license in (("3000-01-01T12:00:00.250Z", "mit"), ("3000-01-01T12:00:00Z", "zlib"),
+                              ("3000-01-01T13:30:00+02:00", "isc")):  # fmt: skip
+            with store.transaction("Ada") as transaction:
+                transaction.add_record(Statement(subject, (Claim("license", license, "api"),), "Ada", time))
+        assert declared(repo) == ("MIT",)
 
     def test_names(self, repo: Any, sources: Path) -> None:
         first = repo.commit("polite", behaviors={"polite": sources / "polite"})

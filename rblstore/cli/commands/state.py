@@ -19,6 +19,8 @@ from rblstore.cli.verb import Verb
     rbl state polite
     rbl state polite --license cc-by-nc-4.0 --dataset imdb=cc-by-nc-4.0
     rbl state identity --source google/gemma-3-270m --concluded gemma
+    rbl state polite --retract dataset=imdb
+    rbl state identity --text
     """,
 )
 @click.argument("name", metavar="NAME")
@@ -30,6 +32,13 @@ from rblstore.cli.verb import Verb
 @options.source
 @options.base_revision
 @options.meta
+@click.option(
+    "--retract",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    help="Take back what stands, as it is shown, with nothing in its place. Repeatable.",
+)
+@click.option("--text", is_flag=True, help="Print the texts of licences, notices and policies that stand, whole.")
 @options.author
 @click.pass_obj
 def command(
@@ -44,6 +53,8 @@ def command(
     source: str | None,
     base_revision: str | None,
     meta: tuple[tuple[str, str], ...],
+    retract: tuple[str, ...],
+    text: bool,
     author: str | None,
 ) -> Outcome:
     """Say something about an identity or behavior, or show what is said about it and by whom.
@@ -51,6 +62,14 @@ def command(
     NAME is `identity`, a behavior's name in REV, or the prefix of an id. What is stated later supersedes what was said
     before of the same, and replaces nothing: every statement stays, with its author and time, and no commit changes.
     """
+    if text:
+        if any((license, concluded, license_file, datasets, source, base_revision, meta, retract, author)):
+            raise click.UsageError("--text shows what is stored; it goes with no statement")
+        with invocation.repository() as repository:
+            found = repository.license_texts(name, revision)
+        from rblstore.cli.render.statements import terms_lines
+
+        return Outcome(found.as_json(), terms_lines)
     with invocation.repository() as repository:
         result = repository.state(
             name,
@@ -62,6 +81,7 @@ def command(
             source=source,
             base_revision=base_revision,
             meta=gather_pairs(meta, "--meta"),
+            retract=retract,
             author=author_from(author, repository),
             origin="command line",
         )

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from rblstore.cli.render.log import summary_text
-from rblstore.cli.render.text import columns, number, plural, short, size, wrapped
+from rblstore.cli.render.text import number, plural, short, size, wrapped
 
 _LEVELS = {"conflict": "red", "gap": "yellow", "obligation": "cyan", "note": None}
 _SHOWN = 40
 
 
 def audit_lines(audit: Any) -> Iterator[str]:
-    """The parts, what is said of them, the findings, and who vouches.
+    """What was audited and what is found in numbers, the parts, the findings, who vouches, and what to do first.
 
     Args:
         audit: The document of an ``AuditResult``.
@@ -25,22 +25,23 @@ def audit_lines(audit: Any) -> Iterator[str]:
         yield f"commit {short(audit['commit'])}, composition {short(audit['composition'])}"
     if audit["at"] is not None:
         yield f"as of {audit['at']}, after operation {short(audit['operation'])}"
+        yield from wrapped(_since(audit["since"]), "  ")
     if audit["path"] is not None:
         yield from wrapped(f"of {audit['path']}", "")
     policy = "" if audit["data_reaches_weights"] else "; licences of data are taken not to reach weights"
     merged = "; merged into one checkpoint" if audit["merged"] else ""
     yield from wrapped(f"meant for: {', '.join(audit['use'])}{merged}{policy}", "")
+    yield _found(audit["findings"])
     if audit["files"]:
         yield ""
         yield from _files(audit["files"])
-    yield ""
-    parts = [(part["role"], part["name"] or "-", short(part["id"]), _weight(part)) for part in audit["components"]]
-    yield from columns([tuple(cell[:36] for cell in row) for row in parts], header=("role", "name", "id", "weight"))
+    if audit["components"]:
+        yield ""
     for part in audit["components"]:
-        if part["role"] in ("identity", "behavior", "dataset"):
-            yield from _said(part)
-    yield ""
-    yield from finding_lines(audit["findings"])
+        yield from _part(part)
+    if audit["findings"]:
+        yield ""
+        yield from finding_lines(audit["findings"])
     yield ""
     if audit["commit"] is not None and not audit["verifications"]:
         yield "no verification of this commit is recorded"
@@ -51,21 +52,22 @@ def audit_lines(audit: Any) -> Iterator[str]:
         yield from wrapped(f"signature over {short(signature['subject'])}: {who} (not checked here)", "  ")
     rules = ", ".join(f"{one['name']} {one['version']}" for one in audit["rules"])
     yield from wrapped(f"rules: {rules}. What was stated, not legal advice.", "  ")
+    yield from _next(audit)
 
 
 def finding_lines(findings: Any) -> Iterator[str]:
-    """Findings, severest first, each with what to do, its rule and where that is written.
+    """Findings, severest first, each with what to do, its rule and where that is written; those alike together.
 
     Args:
         findings: A list of findings, sorted.
     """
-    if not findings:
-        yield "nothing is found"
-        return
-    yield f"found: {counted(findings)}"
-    for finding in findings:
-        yield ""
-        yield from _finding(finding)
+    alike: dict[tuple[str, ...], list[Any]] = {}
+    for one in findings:
+        alike.setdefault((one["level"], one["rule"], one["obligation"], *one["citation"].values()), []).append(one)
+    for place, several in enumerate(alike.values()):
+        if place:
+            yield ""
+        yield from _alike(several)
 
 
 def effect_lines(effect: Any) -> Iterator[str]:
@@ -81,9 +83,8 @@ def effect_lines(effect: Any) -> Iterator[str]:
         if effect[name]:
             yield ""
             yield f"{name}: {counted(effect[name])}"
-        for finding in effect[name]:
             yield ""
-            yield from _finding(finding)
+            yield from finding_lines(effect[name])
 
 
 def short_effect_lines(effect: Any) -> Iterator[str]:
@@ -142,45 +143,77 @@ def counted(findings: Any) -> str:
     return ", ".join(plural(levels[level], level) for level in _LEVELS if levels[level])
 
 
-def _finding(finding: Any) -> Iterator[str]:
-    first, *rest = wrapped(f"{finding['level']}: {finding['message']}", "    ")
-    level = finding["level"]
-    yield click.style(level, fg=_LEVELS[level], bold=True) + first[len(level) :]
-    yield from rest
-    if finding["reaches"] and level != "conflict":
-        yield from wrapped(f"also binds: {', '.join(finding['reaches'])}", "      ", "    ")
-    if finding["obligation"]:
-        yield from wrapped(f"-> {finding['obligation']}", "       ", "    ")
-    cited = ", ".join(
-        finding["citation"][name] for name in ("document", "section", "version") if finding["citation"][name]
-    )
-    yield from wrapped(f"[{finding['rule']}] {cited}", "      ", "    ")
+def _found(findings: Any) -> str:
+    return f"found: {counted(findings)}" if findings else "nothing is found"
 
 
-def _said(part: Any) -> Iterator[str]:
-    """Licences, sources and data of one part."""
+def _since(since: Any) -> str:
+    made = [plural(since[name], name.removesuffix("s")) for name in since if since[name]]
+    return f"since then: {', '.join(made)}, left out here" if made else "since then: nothing was stated or proved"
+
+
+def _next(audit: Any) -> Iterator[str]:
+    """Where to begin: what a part is said to be can be corrected, and a behavior can be taken out."""
+    worst = audit["findings"][0]["level"] if audit["findings"] else "note"
+    if worst == "note" or audit["commit"] is None:
+        return
+    first = [one for one in audit["findings"] if one["level"] == worst]
+    names = {one["subject"].removeprefix("behavior ") for one in first if one["subject"].startswith("behavior ")}
+    name, it = (names.pop(), "it") if len(names) == 1 else ("NAME", "a behavior")
+    what = {
+        "conflict": f"settle the conflicts. 'rbl state {name}' states what holds, 'rbl revert --behavior {name}' takes"
+        f" {it} out; then audit again",
+        "gap": "close the gaps, each says how; then see to the obligations",
+        "obligation": "see to the obligations; nothing graver is found",
+    }
+    yield from wrapped(f"next: {what[worst]}", "  ")
+
+
+def _alike(findings: Any) -> Iterator[str]:
+    """Findings of one rule that ask for the same."""
+    for finding in findings:
+        first, *rest = wrapped(f"{finding['level']}: {finding['message']}", "    ")
+        level = finding["level"]
+        yield click.style(level, fg=_LEVELS[level], bold=True) + first[len(level) :]
+        yield from rest
+        if finding["reaches"] and level != "conflict":
+            yield from wrapped(f"also binds: {', '.join(finding['reaches'])}", "      ", "    ")
+    one = findings[0]
+    if one["obligation"]:
+        yield from wrapped(f"-> {one['obligation']}", "       ", "    ")
+    cited = ", ".join(one["citation"][name] for name in ("document", "section", "version") if one["citation"][name])
+    yield from wrapped(f"[{one['rule']}] {cited}", "      ", "    ")
+
+
+def _part(part: Any) -> Iterator[str]:
+    """One part: what it is, and what is said of it."""
     said = part["said"]
-    licenses = said["concluded"] or " | ".join(said["declared"]) or "none stated"
-    yield ""
-    label = f"{part['role']} {part['name'] or short(part['id'])}"
-    yield from wrapped(f"{label}: {licenses}" + (" (concluded)" if said["concluded"] else ""), "  ")
-    stated = [one for one in part["license"] if one not in said["declared"]]
+    licenses = f"{said['concluded']} (concluded)" if said["concluded"] else " | ".join(said["declared"])
+    licenses = licenses or "none stated"
+    if part["role"] == "dataset":
+        name = f"{part['name']}@{said['source_revision']}" if said["source_revision"] else part["name"]
+        yield from wrapped(f"dataset {name}: {licenses}", "    ")
+        return
+    files = f"{plural(len(part['files']), 'file')} ({size(sum(file['size'] for file in part['files']))})"
+    if part["role"] == "tokenizer":
+        yield from wrapped(f"tokenizer of {', '.join(part['of'])}, {files}", "    ")
+        return
+    weight = f", weight {number(part['weight'])}" if part["weight"] != 1 else ""
+    named = " ".join(filter(None, (part["role"], part["name"], short(part["id"]))))
+    yield from wrapped(f"{named}{weight}, {files}", "    ")
+    known = {one.lower() for one in said["declared"]}
+    stated = ", ".join(one for one in part["license"] if one.lower() not in known)
     rows = (
-        ("stated as", ", ".join(stated)),
-        ("from", ", ".join(said["sources"])),
-        ("revision", said["source_revision"] or ""),
+        ("licence", f"{licenses} (stated as {stated})" if stated else licenses),
+        ("from", "@".join(filter(None, (", ".join(said["sources"]), said["source_revision"])))),
         ("made for", ", ".join(said["base_models"])),
         ("trained on", ", ".join(_data(one) for one in said["datasets"])),
-        (
-            "files",
-            f"{len(part['files'])} ({size(sum(file['size'] for file in part['files']))})" if part["files"] else "",
-        ),
         ("vouched for", ", ".join(short(one) for one in part["verifications"])),
         ("removed", part["removed"] or ""),
     )
     for name, value in rows:
         if value:
-            yield from wrapped(f"{name} {value}", "    ", "  ")
+            yield from wrapped(value, " " * 15, f"  {name:<13}")
 
 
 def _data(data: Any) -> str:
@@ -197,7 +230,3 @@ def _files(files: Any) -> Iterator[str]:
         )
     if len(files) > _SHOWN:
         yield f"and {len(files) - _SHOWN} more files"
-
-
-def _weight(part: Any) -> str:
-    return number(part["weight"]) if part["role"] == "behavior" else "-"
