@@ -7,25 +7,38 @@ PEFT moves a layer to ``layer.base_layer``, a fully trained module to ``module.o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
-    """What PEFT wrapped, or the module itself where nothing wraps it."""
+@lru_cache(maxsize=1024)
+def _wrapper_kind(kind: type[nn.Module]) -> Literal["auxiliary", "tuner", "prompt", "none"]:
+    """What modules of a class wrap; asked of each class once, for models have thousands of modules."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    while True:
-        if isinstance(module, AuxiliaryTrainingWrapper):
-            module = module.original_module
-        elif isinstance(module, BaseTunerLayer) and isinstance(getattr(module, "base_layer", None), nn.Module):
-            module = module.base_layer
-        elif type(module).__module__.startswith("peft.tuners.adaption_prompt."):
-            module = module.model
+    if issubclass(kind, AuxiliaryTrainingWrapper):
+        return "auxiliary"
+    if issubclass(kind, BaseTunerLayer):
+        return "tuner"
+    return "prompt" if kind.__module__.startswith("peft.tuners.adaption_prompt.") else "none"
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """What PEFT wrapped, or the module itself where nothing wraps it."""
+    while (kind := _wrapper_kind(type(module))) != "none":  # type: ignore[arg-type]  # a class is hashable
+        if kind == "auxiliary":
+            module = cast("nn.Module", module.original_module)
+        elif kind == "prompt":
+            module = cast("nn.Module", module.model)
+        elif isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+            module = inner
         else:
-            return module
+            break
+    return module
 
 
 def plain_model(model: nn.Module) -> nn.Module:

@@ -8,8 +8,11 @@ count every write (``.data``, NumPy, fused optimizers, batch normalization), and
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import ClassVar, Literal
 
@@ -23,6 +26,9 @@ from rblstore.live.watching import Piece, UnguardableError, Watch
 __all__ = ["BadGuardError", "IdentityGuard", "IdentityMutated", "Mutation", "OnMutation", "UnguardableError"]
 
 OnMutation = Literal["raise", "record"]
+
+# Not the most that there is: beside other work that fills the machine, reading has to come to an end as well.
+_NICER = 10
 
 
 class BadGuardError(UsageError):
@@ -44,7 +50,8 @@ class IdentityGuard:
         every: :meth:`step` checks at every N-th call.
         sample: Bytes that a check of :meth:`step` reads, in turn, beside what looks suspicious; None for everything.
         on_mutation: ``raise`` an :class:`IdentityMutated`, or ``record`` only, in :attr:`findings`.
-        background: Whether :meth:`step` leaves the reading to threads. What they find is raised by a later step, and at
+        background: Whether :meth:`step` leaves the reading to threads, which stand back behind the loop's own (on
+            Linux). What they find is raised by a later step, and at
             the end. The memory of an accelerator is always read at once.
         threads: How many threads read.
 
@@ -187,7 +194,8 @@ class IdentityGuard:
 
     def _submit(self, pieces: list[Piece]) -> None:
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="rbl-guard")
+            behind = _stand_back if self._background else None
+            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="rbl-guard", initializer=behind)
         shares = _shares(pieces, self._threads)
         self._reading = [self._executor.submit(_changed, share) for share in shares]
         self._reading_since = self._steps
@@ -225,6 +233,17 @@ def check_settings(model: object, *, every: int, sample: int | None, on_mutation
         why = f"threads must be at least 1, not {threads}"
     if why is not None:
         raise BadGuardError(f"the identity cannot be guarded: {why}")
+
+
+def _stand_back() -> None:
+    """Lets the step's own threads go first where the processors are too few for all: reading waits, training does not.
+
+    Linux gives each thread a priority of its own; elsewhere this would be the whole process's.
+    """
+    if sys.platform == "linux":
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, min(own + _NICER, 19))
 
 
 def _changed(pieces: Sequence[Piece]) -> list[Piece]:

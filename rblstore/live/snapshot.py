@@ -200,13 +200,15 @@ class PhiCopier:
         PEFT goes through all of the model to say so, which takes longer than copying a small adapter.
         """
         plan = self._plan
-        if plan is None or plan.owners is None or sum(1 for _ in self.model.modules()) != plan.modules:
+        if plan is None or plan.owners is None:
+            return None
+        modules = modules_by_name(self.model)
+        if len(modules) != plan.modules:
             return None
         found = {}
         for name, (path, key) in plan.owners.items():
-            try:
-                module = self.model.get_submodule(path)
-            except AttributeError:
+            module = modules.get(path)
+            if module is None:
                 return None
             tensor = module._parameters.get(key)  # noqa: SLF001 - getattr would ask properties and wrappers
             if tensor is None:
@@ -247,7 +249,7 @@ class PhiCopier:
             for path, (metadata, names) in weights.items():
                 blocking = blocking or _differing(folder / path, names, metadata, live)
         owners = self._owners(live) if self.is_adapter and blocking is None else None
-        return _Plan(signature, files, weights, blocking, owners, sum(1 for _ in self.model.modules()))
+        return _Plan(signature, files, weights, blocking, owners, len(modules_by_name(self.model)))
 
 
 class _Saved:
@@ -275,6 +277,23 @@ class _Saved:
 
     def __exit__(self, *error: Any) -> None:
         self._folder.__exit__(*error)
+
+
+def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
+    """Every module of a model under the first of its names, as ``named_modules`` has them, in a tenth of its time."""
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    waiting = [("", model)]
+    while waiting:
+        path, module = waiting.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        found[path] = module
+        below = f"{path}." if path else ""
+        children = module._modules.items()  # noqa: SLF001 - named_children goes through a generator for each module
+        waiting += [(below + name, child) for name, child in reversed(children) if child is not None]
+    return found
 
 
 def _places(live: Mapping[str, torch.Tensor]) -> dict[str, int]:

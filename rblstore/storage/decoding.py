@@ -145,7 +145,8 @@ def fill_contents(wanted: Iterable[Wanted], *, workers: int = DEFAULT_WORKERS) -
         UnknownCodecError: A later version wrote it.
         CorruptError, ReadError: A pack cannot be read.
     """
-    whole, parted = [], []
+    whole: list[Wanted] = []
+    parted: list[Wanted] = []
     for one in wanted:
         (whole if len(one.content.frames) == 1 else parted).append(one)
     for _ in read_contents(parted, workers=workers):

@@ -87,8 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--cycles", type=int, nargs="+", default=[1, 10, 100, 1000], metavar="N", help="(1 10 100 1000)"
     )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], metavar="TYPE", help="of the cycles")
-    parser.add_argument("--every", type=int, default=10, metavar="N", help="check and commit every N-th step (10)")
-    parser.add_argument("--checks", type=int, default=4, metavar="N", help="checks or commits in a loop (4)")
+    parser.add_argument("--every", type=int, default=4, metavar="N", help="check and commit every N-th step (4)")
+    parser.add_argument("--checks", type=int, default=11, metavar="N", help="checks or commits in a loop (11)")
     parser.add_argument("--step-seconds", type=float, default=0.2, metavar="S", help="a step takes at least (0.2)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (everything)")
     options = parser.parse_args(arguments)

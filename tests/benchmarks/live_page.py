@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from figures import MB, digits, markdown_table, median, ratio, spread
@@ -20,6 +21,9 @@ from live_training import AGAIN, CALLBACK, GUARD, PLAIN
 from measuring import MIB
 from targets import Document, Target, verdict_table, verdicts
 
+# Overheads are stated for a check or commit every so many steps, however many lay between those that were timed.
+STATED = 10
+
 
 def action(document: Document, subject: str, name: str) -> float | None:
     """Median seconds of an action, or None."""
@@ -33,7 +37,7 @@ def reloading(document: Document, subject: str) -> float | None:
 
 
 def overhead(document: Document, kind: str) -> float | None:
-    """What a check or commit adds to ``every`` steps, over what they take: the median over all of a kind of loop."""
+    """What a check or commit every ten steps adds to them, over what they take: the median over all that were timed."""
     return median(added_by_window(document, kind))
 
 
@@ -41,7 +45,8 @@ def added_by_window(document: Document, kind: str) -> list[float]:
     """:func:`overhead` of each check or commit; empty where not measured.
 
     A machine's pace wanders by more than what is looked for. So steps are compared with their neighbours: the step that
-    ends with a check and those in which its work goes on behind the loop, half of all, with the other half.
+    ends with a check and those in which its work goes on behind the loop, half of all up to the next, with the other
+    half. Means of both: some steps take far longer, and a median of one half alone would call that an overhead.
     """
     training = document.get("training")
     if not training or kind not in training["loops"]:
@@ -53,9 +58,8 @@ def added_by_window(document: Document, kind: str) -> list[float]:
         steps = loop["steps_s"]
         for start in range(every - 1, len(steps) - every + 1, every):
             window = steps[start : start + every]
-            quiet = median(window[half:])
-            assert quiet is not None
-            found.append((sum(window[:half]) - half * quiet) / (every * quiet))
+            quiet = fmean(window[half:])
+            found.append((sum(window[:half]) - half * quiet) / (STATED * quiet))
     return found
 
 
@@ -134,7 +138,15 @@ def training_table(document: Document) -> str:
             kind, digits(step, 3), *(digits(middle[name], 3) for name in ("enter_s", "leave_s", "cpu_s")),
             digits(inside, 3), "" if added is None else f"{added:+.1%}",
         ))  # fmt: skip
-    header = ("seconds", "a step", "to enter", "to leave", "CPU, all", "in our calls, all steps", "added to the steps")
+    header = (
+        "seconds",
+        "a step",
+        "to enter",
+        "to leave",
+        "CPU, all",
+        "in our calls, all steps",
+        f"added to {STATED} steps",
+    )
     return markdown_table(header, rows)
 
 
@@ -186,8 +198,8 @@ def page(document: Mapping[str, Any]) -> str:
                 f"LoRA on the first model, {training['tokens']} tokens a step, {training['steps']} steps a loop; the "
                 f"guard checks and runs commit every {training['every']} steps. *Added* is what the step that ends "
                 "with a check or commit, and those after it, take longer than the later ones before the next, over the "
-                "time of so many steps (medians over all checks); entering compares the model with the commit, leaving "
-                "checks in full and makes the last commit. Loops without any of it differ from zero by "
+                f"time of {STATED} steps (medians over all checks); entering compares the model with the commit, "
+                "leaving checks in full and makes the last commit. Loops without any of it differ from zero by "
                 f"{'n/a' if floor is None else f'{floor:.1%}'}: what is below that says nothing. "
                 f"A check of the guard by itself: {alone}."
             ),

@@ -278,6 +278,18 @@ def test_live_targets_are_ratios_inside_the_run() -> None:
     assert "The callback was not measured." in text
 
 
+def test_an_overhead_is_stated_for_ten_steps_and_slow_steps_anywhere_are_none() -> None:
+    document = _live_document()
+    document["training"] |= {"every": 4}
+    kinds = document["training"]["loops"]
+    # Every fourth step is 10 ms longer, which is 1 % of ten steps.
+    kinds[live_training.GUARD][:] = [{"steps_s": [0.11 if number % 4 == 3 else 0.1 for number in range(23)]}]
+    assert live_page.overhead(document, live_training.GUARD) == pytest.approx(0.01)
+    # One step in each half takes twice as long, as steps now and then do.
+    kinds[live_training.PLAIN][:] = [{"steps_s": [0.2 if number % 2 else 0.1 for number in range(23)]}]
+    assert live_page.overhead(document, live_training.PLAIN) == pytest.approx(0.0)
+
+
 def test_an_overhead_below_the_noise_is_no_figure() -> None:
     document = _live_document(guarded=0.05, again=0.125)
     assert live_page.overhead(document, live_training.GUARD) == pytest.approx(-0.05)

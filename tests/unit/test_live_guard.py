@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from pathlib import Path
@@ -17,6 +19,7 @@ from torch import nn
 
 import rblstore
 from rblstore.live import fingerprints, watching
+from rblstore.live import guard as guard_module
 from rblstore.live.fingerprints import chunks_of, fingerprint, flat_bytes, spots
 from rblstore.live.guard import BadGuardError, IdentityGuard
 from rblstore.live.watching import UnguardableError
@@ -556,3 +559,21 @@ def test_a_new_head_is_no_part_of_the_identity(repo: rblstore.Repository, tmp_pa
     with pytest.raises(rblstore.IdentityMutated) as caught:
         guard.finish()
     assert [one.name for one in caught.value.mutations] == ["bert.embeddings.LayerNorm.weight"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+@pytest.mark.parametrize("background", [True, False])
+def test_reading_behind_the_loop_lets_the_loop_go_first(background: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+
+    def changed(pieces: Any) -> list[Any]:
+        found.append(os.getpriority(os.PRIO_PROCESS, 0))  # of this thread
+        return []
+
+    monkeypatch.setattr(guard_module, "_changed", changed)
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    with IdentityGuard(tiny_models.llama(), background=background, threads=2) as guard:
+        guard.step()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+    if own < 19:
+        assert (max(found) > own) == background

@@ -14,7 +14,7 @@ import torch
 from training_stories import Bench, make_bench, nudge
 
 import rblstore
-from rblstore.live.snapshot import Buffers, PhiCopier
+from rblstore.live.snapshot import Buffers, PhiCopier, modules_by_name
 
 KINDS = [kind for kind in tiny_models.KINDS if kind != "edited_base"]
 BASES: dict[str, Any] = {
@@ -191,3 +191,17 @@ class TestCopies:
         after = copier.take(Buffers()).weights["model.safetensors"].tensors["model.norm.weight"]
         assert torch.equal(after, norm)
         assert torch.equal(before, kept)  # which may still be being written
+
+
+def test_modules_have_the_names_that_torch_gives_them() -> None:
+    model = with_shared_modules()
+    assert modules_by_name(model) == dict(model.named_modules())
+    assert list(modules_by_name(model)) == [name for name, _ in model.named_modules()]
+
+
+def with_shared_modules() -> Any:
+    """One module under two names, one of them deeper, and a name without a module."""
+    inner = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    model = torch.nn.Sequential(torch.nn.Sequential(inner), inner, inner[1])
+    model.register_module("nothing", None)
+    return model
