@@ -91,6 +91,10 @@ def _footer(it: Drawing) -> str:
     level = next((found.level for row in it.rows for found in row.measures.values() if found is not None), None)
     if prompts and level is not None and it.record.study not in ("attribution", "interference"):
         parts.append(f"bars: {100 * level:g} % bootstrap intervals")
+    behavior = it.record.parameters.get("behavior")
+    if isinstance(behavior, str):
+        merged = ", merged in" if it.record.parameters.get("form") == "merged" else ""
+        parts.append(f"behavior {one_line(behavior, 28)}{merged}")
     parts.append(f"study {it.record.id_of(it.record.encode()).short}")
     return "; ".join(parts) + "."
 

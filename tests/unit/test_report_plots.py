@@ -169,6 +169,9 @@ def test_the_footer_counts_the_prompts_of_each_probe() -> None:
 
     ten, held_out = STUDIES["shift"]
     assert footer([ten, held_out]).startswith("Means over 3 prompts;")
+    with drawing(text="paths"):
+        merged = replace(study("svar", STUDIES["svar"]), parameters={"behavior": "polite", "form": "merged"})
+        assert "; behavior polite, merged in; study" in str(study_figure(merged).get_supxlabel())
     fewer = replace(held_out, prompts=held_out.prompts[:1])
     assert footer([ten, fewer]).startswith("Means over 3 prompts (ten), 1 prompt (held out);")
 
