@@ -563,7 +563,9 @@ def test_a_new_head_is_no_part_of_the_identity(repo: rblstore.Repository, tmp_pa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
 @pytest.mark.parametrize("background", [True, False])
-def test_reading_behind_the_loop_lets_the_loop_go_first(background: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_behind_the_loop_lets_the_loop_go_first(
+    large: Any, background: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found: list[int] = []
 
     def changed(pieces: Any) -> list[Any]:
@@ -572,7 +574,7 @@ def test_reading_behind_the_loop_lets_the_loop_go_first(background: bool, monkey
 
     monkeypatch.setattr(guard_module, "_changed", changed)
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    with IdentityGuard(tiny_models.llama(), background=background, threads=2) as guard:
+    with IdentityGuard(large, background=background, threads=2) as guard:
         guard.step()
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
     if own < 19:
