@@ -41,6 +41,16 @@ def test_rules_of_ones_own_add_and_use_groups_that_are_there() -> None:
     assert (finding.message, finding.citation.text) == ("identity base is under MIT", "Handbook, 4")
 
 
+# Of these several texts are meant, or the text was not at hand.
+WITHOUT_SECTION = {"permissive.notices", "cc.which", "research.only", "rail.which", "grok.terms", "gap.unsigned"}
+
+
+def test_citations_say_where_to_read() -> None:
+    for rule in built_in().rules.values():
+        assert rule.citation.url, rule.id
+        assert bool(rule.citation.section) is (rule.id not in WITHOUT_SECTION), rule.id
+
+
 def test_rules_of_ones_own_replace_by_id() -> None:
     own = RULE.replace("acme.house", "gap.without-source").replace('licenses = ["@house"]', 'check = "without-source"')
     parts = {"parts": [{"role": "identity", "name": "base", "licenses": ["mit"], "source": ""}], "use": ["use"]}

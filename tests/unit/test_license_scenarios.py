@@ -58,7 +58,7 @@ def test_terms_of_the_base_name_the_parts_that_they_reach() -> None:
     (scenario,) = (one for one in SCENARIOS if one["name"] == "Gemma 3 with an adapter under its own terms")
     reaching = [one for one in find(subject(scenario), built_in().rules) if one.subject == "identity gemma"]
     assert {one.reaches for one in reaching if one.rule.startswith("gemma.")} == {("behavior polite",)}
-    assert {one.citation.section for one in reaching} >= {"Section 3.1", "Section 3.2"}
+    assert {one.citation.section[:11] for one in reaching} >= {"Section 3.1", "Section 3.2"}
 
 
 def test_two_audits_are_subtracted() -> None:
