@@ -18,6 +18,7 @@ from rblstore.objects.study_records import Study
 from rblstore.objects.tombstone_records import Tombstone
 from rblstore.operations.audit import audit
 from rblstore.operations.claims import claims_about
+from rblstore.operations.signatures import signatures_of
 from rblstore.operations.stored_models import CONFIG, adapter_config, file_named, read_checkpoint
 from rblstore.operations.study_summary import figures
 from rblstore.operations.verification_document import local_residue
@@ -26,6 +27,7 @@ from rblstore.provenance.document_facts import (
     FileFact,
     MetricFact,
     PartFact,
+    SignatureFact,
     VerificationFact,
     latest,
 )
@@ -73,6 +75,8 @@ def document_facts(store: Store, revision: str, *, version: str) -> DocumentFact
     metrics += [metric for one in sorted(studied) for metric in _of_study(one, store.record(one, Study), commit)]
     times = [store.record(one, Statement).time for one in statements]
     times += [record.time, *(fact.record.time for fact in verifications), *(metric.time for metric in metrics)]
+    signatures = signature_facts(store, commit, verifications)
+    times += [fact.time for fact in signatures]
     times += [part.tombstone.time for part in parts if part.tombstone is not None]
     audited = audit(store, str(commit))
     return DocumentFacts(
@@ -87,8 +91,25 @@ def document_facts(store: Store, revision: str, *, version: str) -> DocumentFact
         tuple(map(str, statements)),
         tuple(metrics),
         tuple(verifications),
+        signatures,
         audited.findings,
         tuple((one.name, one.version) for one in audited.rules),
+    )
+
+
+def signature_facts(
+    store: Store, commit: CommitId, verifications: Iterable[VerificationFact] = ()
+) -> tuple[SignatureFact, ...]:
+    """The signatures that are recorded over a commit, and then those over some verifications of it.
+
+    Raises:
+        CorruptError: A record is missing or damaged.
+    """
+    subjects = [(RecordId(commit), "commit"), *((fact.id, "verification") for fact in verifications)]
+    return tuple(
+        SignatureFact(one.id, subject, over, one.method, one.key, one.identity, one.bundle, one.author, one.time)
+        for subject, over in subjects
+        for one in signatures_of(store, subject)
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import ClassVar
 
 from rblstore.divergence.uncertainty import intervals_of
@@ -10,9 +9,9 @@ from rblstore.errors import NotFoundError, UsageError
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.objects.ids import CommitId, RecordId, is_full_id
-from rblstore.operations.checkout import plan
-from rblstore.operations.export_facts import identity_part, slot_part
-from rblstore.provenance.document_facts import FileFact, VerificationFact
+from rblstore.operations.commit_files import commit_files
+from rblstore.operations.export_facts import identity_part, signature_facts, slot_part
+from rblstore.provenance.document_facts import VerificationFact
 from rblstore.provenance.in_toto import training_statement, verification_statement
 from rblstore.repository import Store
 from rblstore.revisions import find_record, resolve
@@ -38,6 +37,7 @@ def statement_bytes(
     Raises:
         UnknownRevisionError: No such revision or verification.
         NothingToAttestError: The commit has no such verification or behavior, or nothing is known of its training.
+        ForgottenError: Weights that have to be read for their digest were removed on purpose.
         MissingLibraryError: The libraries of ``rblstore[provenance]`` are not installed.
     """
     commit = resolve(store, revision).commit
@@ -47,27 +47,9 @@ def statement_bytes(
         return _training(store, commit, behavior)
     fact = _verification(store, commit, verification)
     intervals = {name: found.as_json() for name, found in intervals_of(fact.record.prompts).items()}
-    known, unread = checkout_files(store, commit)
-    return verification_statement(str(commit), known, fact, intervals, unread)
-
-
-def checkout_files(store: Store, commit: CommitId) -> tuple[tuple[FileFact, ...], tuple[str, ...]]:
-    """The files of a checkout of a commit whose digests are stored, by path; and the paths of those that have none.
-
-    Only weights of overlays that nobody committed together have none; their digest would take reading them.
-
-    Raises:
-        CorruptError: A record is missing or damaged.
-    """
-    composition = store.record(store.record(commit, Commit).composition, Composition)
-    known, unread = [], []
-    for file in plan(store, composition):
-        digest = hashlib.sha256(file.source).hexdigest() if isinstance(file.source, bytes) else file.sha256
-        if digest is None:
-            unread.append(file.path)
-        else:
-            known.append(FileFact(file.path, str(digest), file.size))
-    return tuple(known), tuple(unread)
+    return verification_statement(
+        str(commit), commit_files(store, commit), fact, intervals, signature_facts(store, commit)
+    )
 
 
 def _verification(store: Store, commit: CommitId, wanted: str | None) -> VerificationFact:

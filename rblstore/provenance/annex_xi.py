@@ -49,7 +49,7 @@ def annex_xi(facts: DocumentFacts) -> dict[str, Any]:
 
     Returns:
         ``points``, each with ``point``, ``asks`` and ``answers`` (``part`` and ``answer``, None where nobody stated
-        one), ``modification`` and ``gaps``, which names every point and part without an answer.
+        one), ``modification``, ``signatures`` and ``gaps``, which names every point and part without an answer.
     """
     points = []
     for point, asks, key in _ASKED:
@@ -77,6 +77,18 @@ def annex_xi(facts: DocumentFacts) -> dict[str, Any]:
         "evaluations": [
             {"measure": metric.name, "value": metric.value, "unit": metric.unit, "evidence": str(metric.evidence)}
             for metric in facts.metrics
+        ],
+        "signatures": [
+            {
+                "signature": str(fact.id),
+                "over": fact.over,
+                "method": fact.method,
+                "key": None if fact.key is None else str(fact.key),
+                "identity": fact.identity,
+                "author": fact.author,
+                "time": fact.time,
+            }
+            for fact in facts.signatures
         ],
         "gaps": gaps,
     }
@@ -191,6 +203,10 @@ def _lines(draft: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from _evaluated(draft["evaluations"])
     yield ""
+    yield "## Signatures on record"
+    yield ""
+    yield from _signed(draft["signatures"])
+    yield ""
     yield "## Gaps"
     yield ""
     yield from [f"- {plain(gap, 2000)}" for gap in draft["gaps"]] or ["None of the points above."]
@@ -209,6 +225,17 @@ def _modified(found: Mapping[str, Any]) -> Iterator[str]:
     if found["above"] is not None:
         yield f"- Above a third: {'yes' if found['above'] else 'no'}"
     yield f"- Source of the threshold: {plain(found['source'])}"
+
+
+def _signed(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for one in found:
+        signer = ", ".join(filter(None, (plain(one["identity"] or ""), code(one["key"] or ""))))
+        yield (
+            f"- Over the {one['over']}, by {one['method']}: {signer}, recorded by {plain(one['author'], 120)} at "
+            f"{plain(one['time'])} (signature {code(one['signature'])}); not verified here"
+        )
+    if not found:
+        yield "None: nobody is on record as vouching for it."
 
 
 def _evaluated(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from rblstore.provenance.document_facts import (
     FileFact,
     MetricFact,
     PartFact,
+    SignatureFact,
     finding_line,
     is_url,
     moment,
@@ -20,7 +21,7 @@ from rblstore.provenance.libraries import needed_for
 from rblstore.provenance.said import DatasetSaid
 
 if TYPE_CHECKING:
-    from cyclonedx.model import Property
+    from cyclonedx.model import ExternalReference, Property
     from cyclonedx.model.component import Component
 
 COMPOSITION: Final = "composition"
@@ -100,6 +101,29 @@ def _whole(facts: DocumentFacts) -> Component:
         bom_ref=COMPOSITION,
         version=facts.commit,
         description=facts.subject,
+        external_references=[_signature(fact) for fact in facts.signatures],
+        properties=_properties(properties),
+    )
+
+
+def _signature(fact: SignatureFact) -> ExternalReference:
+    from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, XsUri
+
+    kinds = {"commit": ExternalReferenceType.DIGITAL_SIGNATURE, "verification": ExternalReferenceType.ATTESTATION}
+    properties: dict[str, Sequence[str]] = {
+        "signature": [fact.id],
+        fact.over: [fact.subject],
+        "method": [fact.method],
+        "key": [fact.key] if fact.key is not None else [],
+        "identity": [fact.identity] if fact.identity is not None else [],
+        "recorded-by": [fact.author],
+        "recorded-at": [fact.time],
+    }
+    return ExternalReference(
+        type=kinds[fact.over],
+        url=XsUri(fact.address),
+        comment=fact.text,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=fact.bundle)],
         properties=_properties(properties),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from rblstore.objects.evidence_records import Verification
-from rblstore.objects.ids import CommitId, CompositionId, RecordId
+from rblstore.objects.ids import CommitId, CompositionId, ContentId, RecordId
 from rblstore.objects.tombstone_records import Tombstone
 from rblstore.provenance.findings import Finding
 from rblstore.provenance.hub_licenses import NOASSERTION
@@ -141,6 +142,52 @@ class VerificationFact:
 
 
 @dataclass(frozen=True)
+class SignatureFact:
+    """A recorded signature over the commit, or over a verification of it: a claim, until somebody verifies its bundle.
+
+    Attributes:
+        id: Its record.
+        subject: The commit or verification.
+        over: ``commit`` or ``verification``.
+        method: ``key``, ``certificate`` or ``sigstore``.
+        key: Fingerprint of the public key, SHA-256 of its DER form; None for ``sigstore``.
+        identity: Whose the certificate is; None for a key.
+        bundle: SHA-256 of the sigstore bundle, which lies beside a signed checkout as ``model.sig``.
+        author: Who recorded it.
+        time: When.
+    """
+
+    id: RecordId
+    subject: RecordId
+    over: str
+    method: str
+    key: ContentId | None
+    identity: str | None
+    bundle: ContentId
+    author: str
+    time: str
+
+    @property
+    def signer(self) -> str:
+        """Who signed, as the record says."""
+        key = f"the key {self.key}" if self.key is not None else None
+        return ", ".join(filter(None, (self.identity, key)))
+
+    @property
+    def address(self) -> str:
+        """The bundle by its digest, as an address (RFC 6920): the same wherever it lies."""
+        return "ni:///sha-256;" + base64.urlsafe_b64encode(bytes.fromhex(self.bundle)).decode().rstrip("=")
+
+    @property
+    def text(self) -> str:
+        """All of it on one line."""
+        return (
+            f"{self.method} signature over {self.over} {self.subject}, said to be by {self.signer}; recorded by "
+            f"{self.author} at {self.time}; not verified here"
+        )
+
+
+@dataclass(frozen=True)
 class DocumentFacts:
     """Everything that documents about one commit are written from.
 
@@ -151,11 +198,13 @@ class DocumentFacts:
         author: Who committed.
         subject: The first line of the commit's message.
         time: When it was committed.
-        stated: The latest of that and of every statement and measurement that went in: what the documents are dated.
+        stated: The latest of that and of every statement, measurement and signature that went in: the documents'
+            date.
         parts: The identity, then the behaviors in order.
         statements: Ids of the statements that went in, sorted.
         metrics: In the order of their evidence.
         verifications: Oldest first.
+        signatures: Over the commit, then over its verifications; as they were recorded.
         findings: Of an audit for every use, severest first.
         rules: Name and version of each set of rules that was asked.
     """
@@ -171,6 +220,7 @@ class DocumentFacts:
     statements: tuple[str, ...]
     metrics: tuple[MetricFact, ...]
     verifications: tuple[VerificationFact, ...]
+    signatures: tuple[SignatureFact, ...]
     findings: tuple[Finding, ...]
     rules: tuple[tuple[str, str], ...]
 
@@ -194,6 +244,7 @@ class DocumentFacts:
         evidence = [
             *self.statements,
             *(fact.id for fact in self.verifications),
+            *(fact.id for fact in self.signatures),
             *(fact.evidence for fact in self.metrics),
         ]
         found = [" ".join(one.key) for one in self.findings]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from rblstore.errors import InputError
 from rblstore.objects.canonical import encode_json
-from rblstore.provenance.document_facts import PROJECT, FileFact, PartFact, VerificationFact, is_url
+from rblstore.provenance.document_facts import PROJECT, PartFact, SignatureFact, VerificationFact, is_url
 from rblstore.provenance.libraries import needed_for
 
 if TYPE_CHECKING:
@@ -28,16 +28,20 @@ class BadStatementError(InputError):
 
 
 def verification_statement(
-    commit: str, files: Sequence[FileFact], fact: VerificationFact, intervals: Mapping[str, Any], unread: Sequence[str]
+    commit: str,
+    files: Mapping[str, str],
+    fact: VerificationFact,
+    intervals: Mapping[str, Any],
+    signatures: Sequence[SignatureFact],
 ) -> bytes:
     """A statement that a verification of a commit found this.
 
     Args:
         commit: Its id, which is the SHA-256 of its record.
-        files: Of a checkout of it.
+        files: Of a checkout of it: SHA-256 by path.
         fact: The verification.
         intervals: Of its means, as documents have them.
-        unread: Paths of a checkout's files whose digest is not stored: nobody committed them as they are.
+        signatures: That are recorded over the commit.
 
     Returns:
         RFC 8785 JSON.
@@ -52,14 +56,14 @@ def verification_statement(
         commit=commit,
         intervals=dict(intervals),
         measured_prompts=len(record.prompts),
-        files_without_digest=list(unread),
     )
     with needed_for(_WHAT):
         from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
         from in_toto_attestation.v1.statement import Statement
     # A record's id is the SHA-256 of its bytes, so that a commit is a subject like its files.
-    subjects = [ResourceDescriptor(name=f"commit/{commit}", digest={"sha256": commit}).pb]
-    subjects += [ResourceDescriptor(name=file.path, digest={"sha256": file.sha256}).pb for file in files]
+    signed = {"signatures": [_signature(one) for one in signatures]} if signatures else {}
+    subjects = [ResourceDescriptor(name=f"commit/{commit}", digest={"sha256": commit}, annotations=signed).pb]
+    subjects += [ResourceDescriptor(name=path, digest={"sha256": sha256}).pb for path, sha256 in files.items()]
     return _canonical(Statement(subjects, VERIFICATION_TYPE, predicate))
 
 
@@ -101,6 +105,19 @@ def training_statement(identity: PartFact, behavior: PartFact, builder: str | No
     subjects = [ResourceDescriptor(name=f"behavior/{behavior.id}", digest={"sha256": str(behavior.id)}).pb]
     subjects += [ResourceDescriptor(name=file.path, digest={"sha256": file.sha256}).pb for file in behavior.files]
     return _canonical(Statement(subjects, PROVENANCE_TYPE, known))
+
+
+def _signature(fact: SignatureFact) -> dict[str, Any]:
+    found = {
+        "id": str(fact.id),
+        "method": fact.method,
+        "key": None if fact.key is None else str(fact.key),
+        "identity": fact.identity,
+        "bundle": {"sha256": str(fact.bundle)},
+        "author": fact.author,
+        "time": fact.time,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _dependencies(identity: PartFact, behavior: PartFact) -> list[dict[str, Any]]:

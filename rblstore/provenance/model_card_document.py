@@ -188,6 +188,10 @@ def _body(facts: DocumentFacts) -> Iterator[str]:
     yield ""
     yield from _evidence(facts)
     yield ""
+    yield "## Signatures"
+    yield ""
+    yield from _signatures(facts)
+    yield ""
     yield "## How to load it"
     yield ""
     yield from _loading(facts)
@@ -260,6 +264,28 @@ def _evidence(facts: DocumentFacts) -> Iterator[str]:
             ("measure", "value", "95 % interval", "unit", "what it is", "evidence"),
             (_metric_row(metric) for metric in facts.metrics),
         )
+
+
+def _signatures(facts: DocumentFacts) -> Iterator[str]:
+    if not facts.signatures:
+        yield "No signature over this commit is recorded."
+        return
+    yield "What is said of them; whether it holds is found out by `rbl verify-signature`, or `model_signing verify`."
+    yield ""
+    yield from table(
+        ("signed by", "how", "over", "recorded by", "when", "bundle, SHA-256"),
+        (
+            (
+                ", ".join(filter(None, (plain(one.identity or ""), code(one.key or "")))),
+                one.method,
+                f"{one.over} {code(one.subject.short)}",
+                plain(one.author),
+                plain(one.time),
+                code(one.bundle),
+            )
+            for one in facts.signatures
+        ),
+    )
 
 
 def _metric_row(metric: MetricFact) -> tuple[str, ...]:

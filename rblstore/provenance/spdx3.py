@@ -11,6 +11,7 @@ from rblstore.provenance.document_facts import (
     DocumentFacts,
     FileFact,
     PartFact,
+    SignatureFact,
     finding_line,
     is_url,
     moment,
@@ -21,6 +22,7 @@ from rblstore.provenance.libraries import needed_for
 from rblstore.provenance.said import DatasetSaid
 
 SPEC_VERSION: Final = "3.0.1"
+BUNDLE_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 # The AI and dataset profiles, whose classes are used, want a supplier, a release time and a place to download from for
 # everything: nobody states these of a composition, and conformance is not claimed by guessing.
 _PROFILES: Final = ("core", "simpleLicensing", "software")
@@ -70,6 +72,7 @@ class _Document:
         self._relate(whole, "contains", parts)
         for behavior in parts[1:]:
             self._relate(behavior, "descendantOf", parts[:1])
+        self._relate(whole, "hasEvidence", [self._signature(fact, at) for at, fact in enumerate(facts.signatures)])
         for at, finding in enumerate(facts.findings):
             self._add(
                 model.Annotation,
@@ -165,6 +168,19 @@ class _Document:
     def _file(self, file: FileFact, part: str, at: int) -> Any:
         return self._add(
             self._model.software_File, f"{part}-file-{at}", name=file.path, verifiedUsing=[self._hash(file.sha256)]
+        )
+
+    def _signature(self, fact: SignatureFact, at: int) -> Any:
+        """The sigstore bundle, which somebody who has it can verify."""
+        return self._add(
+            self._model.software_File,
+            f"signature-{at}",
+            name=f"signature {fact.id}",
+            comment=fact.text,
+            contentType=BUNDLE_TYPE,
+            software_primaryPurpose=self._model.software_SoftwarePurpose.evidence,
+            builtTime=moment(fact.time),
+            verifiedUsing=[self._hash(fact.bundle)],
         )
 
     def _dataset(self, data: DatasetSaid) -> Any:

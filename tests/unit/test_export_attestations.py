@@ -43,12 +43,11 @@ def test_in_toto_attests_the_latest_verification_over_the_files_of_a_checkout(to
     assert predicate["verification"] == told.verification
     assert predicate["removed"] == ["brief"]
     assert predicate["measured_prompts"] == 2
-    assert predicate["files_without_digest"] == []
     assert predicate["intervals"]["kl"]["low"] == 0.25
     told.repo.checkout("HEAD", tmp_path / "out")
     subjects = {one["name"]: one["digest"]["sha256"] for one in statement["subject"]}
     assert subjects.pop(f"commit/{told.head}") == told.head
-    assert subjects == tiny_checkpoints.checked_out(tmp_path / "out")
+    assert subjects == tiny_checkpoints.digests(tmp_path / "out")
     again = told.repo.export("HEAD", "in-toto", verification=told.verification[:10])
     assert again.data == result.data
     with pytest.raises(NotFoundError, match="no verification"):
