@@ -100,6 +100,21 @@ def live_targets(document: Document) -> Sequence[Target]:
     )  # fmt: skip
 
 
+def cache_note(found: Mapping[str, Any]) -> list[str]:
+    """What the bounded cache is too small for, on a subject of which that is so."""
+    # Values of the base, of a and of b: they take turns.
+    wanted, room = 3 * found["touched_bytes"], found.get("cache_bytes")
+    if room is None or wanted <= room:
+        return []
+    return [
+        (
+            f"*Cached* is with the default bound, which leaves {digits(room / MB, 0)} MB for values. The base's, `a`'s "
+            f"and `b`'s take {digits(wanted / MB, 0)} MB here, so that they push each other out and much comes from "
+            "the store or is summed anew. With a larger `cache_bytes` it costs a copy, as where the default suffices."
+        )
+    ]
+
+
 def action_table(document: Document, subject: str) -> str:
     """Milliseconds of every action and what they are to a copy and to loading anew, a line an action."""
     rows = []
@@ -176,6 +191,7 @@ def page(document: Mapping[str, Any]) -> str:
                 "*switch* is from `a` to `b`. *Loading anew* is `from_pretrained` and the first forward less a warm "
                 f"forward: {digits(reloading(document, name))} s. Afterwards all of our models' weights {exact}."
             ),
+            *cache_note(found),
             action_table(document, name),
         ]
     if document.get("cycles"):

@@ -184,6 +184,8 @@ def measure(subject: Subject, rounds: int) -> dict[str, Any]:
         rounds: How many count.
     """
     import rblstore
+    from rblstore.operations.live_attaching import CACHE_BYTES
+    from rblstore.operations.live_switch import parked_share
 
     with rblstore.open(subject.repository) as repo, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -209,4 +211,7 @@ def measure(subject: Subject, rounds: int) -> dict[str, Any]:
             exact = exact and same_bits(one.live.model, base)
             with contextlib.suppress(rblstore.RblError):
                 one.live.close()
-    return {"bytes": size, "touched_bytes": touched, "seconds": taken, "bit_equal_afterwards": exact}
+    return {
+        "bytes": size, "touched_bytes": touched, "cache_bytes": CACHE_BYTES - parked_share(CACHE_BYTES),
+        "seconds": taken, "bit_equal_afterwards": exact,
+    }  # fmt: skip

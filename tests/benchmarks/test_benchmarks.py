@@ -278,6 +278,14 @@ def test_live_targets_are_ratios_inside_the_run() -> None:
     assert "The callback was not measured." in text
 
 
+def test_a_cache_that_is_too_small_is_said_to_be() -> None:
+    document = _live_document()
+    document["subjects"]["tiny"]["cache_bytes"] = 300
+    assert "push each other out" not in live_page.page(document)
+    document["subjects"]["tiny"]["cache_bytes"] = 299
+    assert "push each other out" in live_page.page(document)
+
+
 def test_an_overhead_is_stated_for_ten_steps_and_slow_steps_anywhere_are_none() -> None:
     document = _live_document()
     document["training"] |= {"every": 4}
