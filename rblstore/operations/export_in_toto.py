@@ -43,7 +43,11 @@ def statement_bytes(
     commit = resolve(store, revision).commit
     if behavior is not None:
         if verification is not None:
-            raise UsageError("a statement is about a verification or about a behavior, not about both")
+            raise UsageError(
+                "a statement is about a verification or about a behavior, not about both",
+                object=behavior[:80],
+                hint="Leave out one of them, or write two statements.",
+            )
         return _training(store, commit, behavior)
     fact = _verification(store, commit, verification)
     intervals = {name: found.as_json() for name, found in intervals_of(fact.record.prompts).items()}

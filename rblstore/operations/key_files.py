@@ -43,7 +43,9 @@ def read_key_file(path: Path, what: str) -> bytes:
         ) from error
     if len(data) > limits.KEY_BYTES:
         raise InputError(
-            f"the file of the {what} is larger than the {limits.KEY_BYTES} bytes allowed: {path}", object=str(path)
+            f"the file of the {what} is larger than the {limits.KEY_BYTES} bytes allowed: {path}",
+            object=str(path),
+            hint="Check its name: a key takes a few hundred bytes.",
         )
     return data
 

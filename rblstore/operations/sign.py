@@ -138,7 +138,9 @@ def sign(store: Store, request: SignRequest) -> SignResult:
         )
     if request.form not in FORMS:
         raise UsageError(
-            f"the form {str(request.form)[:40]!r} is none of {', '.join(FORMS)}", object=str(request.form)[:40]
+            f"the form {str(request.form)[:40]!r} is none of {', '.join(FORMS)}",
+            object=str(request.form)[:40],
+            hint="A part of a checkout is not signed: sign the whole, in the form that others get.",
         )
     if request.verification is not None and request.form != "adapters":
         raise UsageError("a verification has no form", object=request.form, hint="Leave out --form.")

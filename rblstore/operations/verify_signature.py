@@ -179,7 +179,9 @@ def verify_directory(
         KeylessUnavailableError: The network refuses, and the signature is a sigstore one.
     """
     if not directory.is_dir():
-        raise NotFoundError(f"there is no directory {directory}", object=str(directory))
+        raise NotFoundError(
+            f"there is no directory {directory}", object=str(directory), hint="Give the directory of a model."
+        )
     checker = _Checker(trust)
     manifest = _manifest_of(directory)
     own = {file.path for file in manifest.files} if manifest is not None else set[str]()

@@ -100,7 +100,9 @@ def training_statement(identity: PartFact, behavior: PartFact, builder: str | No
         known = MessageToDict(ParseDict(predicate, slsa.Provenance()))
     except ParseError as error:
         raise BadStatementError(
-            f"the training of {behavior.label} has no SLSA form: {error}", object=behavior.id
+            f"the training of {behavior.label} has no SLSA form: {error}",
+            object=behavior.id,
+            hint="See what is said of it: rbl state NAME",
         ) from error
     subjects = [ResourceDescriptor(name=f"behavior/{behavior.id}", digest={"sha256": str(behavior.id)}).pb]
     subjects += [ResourceDescriptor(name=file.path, digest={"sha256": file.sha256}).pb for file in behavior.files]

@@ -120,7 +120,7 @@ def public_key(data: bytes) -> EllipticCurvePublicKey:
         raise BadKeyError("this is not a public key in PEM form", hint="Ask the signer for it.") from error
     _check_curve(key, "public key")
     if not isinstance(key, EllipticCurvePublicKey):
-        raise BadKeyError("the public key is of another kind")
+        raise BadKeyError("the public key is of another kind", hint="Ask the signer for it.")
     return key
 
 
@@ -139,7 +139,10 @@ def certificates(data: bytes) -> tuple[Certificate, ...]:
     try:
         return tuple(load_pem_x509_certificates(_capped(data, "file of certificates")))
     except ValueError as error:
-        raise BadKeyError("these are not certificates in PEM form") from error
+        raise BadKeyError(
+            "these are not certificates in PEM form",
+            hint="They begin with -----BEGIN CERTIFICATE-----; from DER: openssl x509 -inform DER -in FILE",
+        ) from error
 
 
 def fingerprint(key: EllipticCurvePublicKey) -> ContentId:

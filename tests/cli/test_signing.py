@@ -97,6 +97,7 @@ def test_each_bad_signature_has_an_answer_of_its_own(story: Story, keys: Path, t
         assert (found["status"], found["signatures"][0]["code"]) == ("bad", answer)
         told = story.run(*words_of)
         assert (told.exit_code, words in told.stdout) == (8, True), told.stdout
+        assert len(told.stdout.splitlines()) == 4, "each says what to do"
     story.ok("verify-signature", "HEAD", *root_given, "--signature", tmp_path / "good.sig")
 
 

@@ -16,6 +16,18 @@ _WORDS: Final = {
     "unsigned": ("unsigned", "yellow"),
 }
 
+# What to do about a signature that does not hold, or cannot be compared, by its code.
+_ADVICE: Final = {
+    "wrong_key": "compare fingerprints with the signer, another way than the signature came",
+    "expired_certificate": "ask the signer for a signature under a certificate that is valid",
+    "untrusted_certificate": "ask the signer whose word there is for the certificate, and name it with --ca",
+    "other_commit": "verify that commit, or ask for a signature over this one",
+    "other_files": "do not use these files as those that were signed; check the commit out anew",
+    "other_subject": "name what it is over: REV or DIR, or --verification ID",
+    "malformed_signature": "fetch the signature again",
+    "forgotten": "what was removed on purpose cannot be merged again; a signature of the form adapters still verifies",
+}
+
 
 def signed_lines(result: Any) -> Iterator[str]:
     """What was signed, by whom.
@@ -48,6 +60,8 @@ def checked_lines(result: Any) -> Iterator[str]:
         yield f"  {holds}: {_signer(one)} ({where})"
         if one["problem"]:
             yield f"    {one['problem']}"
+        if one["code"] in _ADVICE:
+            yield f"    {_ADVICE[one['code']]}"
 
 
 def _subject(result: Any) -> str:
