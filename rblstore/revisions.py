@@ -213,7 +213,7 @@ def _ref_after(reader: CatalogReader, name: str, operation_text: str) -> str:
         if found is not None:
             return found
     raise UnknownRevisionError(
-        f"{name!r} had no value after operation {operation_text}", object=name, hint="See: rbl op log"
+        f"{name!r} had no value after operation {operation_text[:12]}", object=name, hint="See: rbl op log"
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
 from rblstore.checkpoints.loose_files import hash_file, loose_files
+from rblstore.errors import InputError
 from rblstore.objects.ids import ContentId, RecordId
 from rblstore.operations.audit import AuditRequest, AuditResult, FileFound, RuleSetUsed, audit_commit
 from rblstore.operations.audit_parts import Component, component, datasets_of, parts_of, tokenizers_of
@@ -35,7 +36,7 @@ def audit_path(
         progress: Is told bytes hashed.
 
     Raises:
-        InputError: It cannot be read, or is a checkout whose ``rbl-composition.json`` is malformed.
+        InputError: It cannot be read, holds no files, or is a checkout whose ``rbl-composition.json`` is malformed.
         BadRulesError: A file of rules breaks the schema.
         CorruptError: A record is missing or damaged.
     """
@@ -79,6 +80,12 @@ def _lies(store: Store, manifest: CheckoutManifest) -> Iterator[str]:
 
 def _loose(store: Store, path: Path, request: AuditRequest, progress: Progress | None) -> AuditResult:
     listed = loose_files(path)
+    if not listed:
+        raise InputError(
+            f"{path!s:.200} holds no files: there is nothing to audit",
+            object=str(path)[:200],
+            hint="Give a file, a directory that holds some, or a revision.",
+        )
     meter = Meter(progress, sum(file.size for file in listed))
     digests = [
         (file.path, file.size, hash_file(file, partial(meter.add, "hashing"), tensors=False).sha256) for file in listed

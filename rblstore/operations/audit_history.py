@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 from rblstore.catalog.reader import CatalogReader
 from rblstore.errors import NotFoundError, UsageError
 from rblstore.objects.history_records import SYMBOLIC, Commit, Composition, Operation, Tag
-from rblstore.objects.ids import CommitId, OperationId, RecordId
+from rblstore.objects.ids import CommitId, OperationId, RecordId, is_prefix
 from rblstore.operations.moments import moment_asked, moment_of
 from rblstore.operations.result import Result
 from rblstore.operations.undo import operation_id
@@ -86,7 +86,7 @@ def revision_at(store: Store, revision: str, at: str) -> tuple[CommitId, Operati
 
     Args:
         store: The repository.
-        revision: A ref, with steps such as ``~1`` after it.
+        revision: A ref, with steps such as ``~1`` after it; or the id of a commit, which is itself at any time.
         at: A date (its end, UTC) or an RFC 3339 time.
 
     Returns:
@@ -94,7 +94,7 @@ def revision_at(store: Store, revision: str, at: str) -> tuple[CommitId, Operati
 
     Raises:
         UsageError: It is neither a date nor a time.
-        TooEarlyError: The repository has no operation that old.
+        TooEarlyError: The repository has no operation that old, or the commit is younger.
         UnknownRevisionError: The ref was not there then.
     """
     moment = moment_asked(at)
@@ -111,7 +111,20 @@ def revision_at(store: Store, revision: str, at: str) -> tuple[CommitId, Operati
     name, steps = match.groups() if match is not None else (revision, "")
     if "@{" in name:
         raise UsageError(f"{revision!r} names an operation already", object=revision, hint="Give it, or a time.")
-    return resolve(store, f"{name}@{{{own}}}{steps}").commit, own, moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    shown = moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    try:
+        return resolve(store, f"{name}@{{{own}}}{steps}").commit, own, shown
+    except UnknownRevisionError:
+        if not is_prefix(name):
+            raise
+    # No ref then; an id is that of the same commit at any time, once that was made.
+    commit = resolve(store, revision).commit
+    made = store.record(commit, Commit).time
+    if moment_of(made) > moment:
+        raise TooEarlyError(
+            f"commit {commit.short} was made later than {at}: at {made}", object=commit, hint="Ask about a later time."
+        )
+    return commit, own, shown
 
 
 def history(store: Store, ref: str = "HEAD") -> AuditHistory:

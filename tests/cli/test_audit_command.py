@@ -60,6 +60,8 @@ def test_an_audit_at_a_time_says_what_came_since(story: Story) -> None:
     document = story.json("audit", "--at", at)
     assert document["since"] == {"statements": 1, "verifications": 0, "signatures": 0}
     assert story.json("audit")["since"] is None
+    refused = story.json("audit", story.models / "polite", "--at", at, code=2)
+    assert "--at goes with a revision" in refused["error"]
 
 
 def test_fail_on_exits_with_1(story: Story, tmp_path: Path) -> None:

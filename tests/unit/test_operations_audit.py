@@ -182,6 +182,9 @@ def test_loose_files_are_known_by_digest(repo: Any, made: Path, tmp_path: Path) 
     assert repo.audit_path(made / "base").files[0].parts == ("identity base",)
     with pytest.raises(InputError):
         repo.audit_path(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no files"):  # and not "nothing is found"
+        repo.audit_path(tmp_path / "empty")
 
 
 def test_a_file_that_several_share_makes_a_directory_none_of_the_others(repo: Any, made: Path, tmp_path: Path) -> None:
@@ -227,6 +230,17 @@ class TestHistory:
             repo.audit(at="1999-01-01")
         with pytest.raises(NotFoundError):
             repo.audit("nobody", at="9999-12-30")
+
+    def test_a_commit_is_itself_at_any_time_since_it_was_made(self, repo: Any) -> None:
+        polite = repo.resolve("main~1")
+        then = repo.operations()[0].time
+        repo.state("polite", license="gemma")
+        result = repo.audit(polite[:12], at=then)
+        assert (result.commit, result.since.statements) == (polite, 1)
+        assert "gemma.relicensed" in rules(result.findings)
+        with pytest.raises(NotFoundError, match="was made later than") as refused:
+            repo.audit(repo.commit("late", behaviors={}, allow_empty=True).commit, at=then)
+        assert (refused.value.code, refused.value.hint) == ("too_early", "Ask about a later time.")
 
     def test_by_what_was_said_and_proved_until_then(self, repo: Any) -> None:
         then = repo.operations()[0].time

@@ -101,9 +101,13 @@ def _audit(
         return _path(invocation, repository, path, options)
     try:
         return repository.audit(target, at=at, **options)
-    except (NotFoundError, UsageError):
-        if at is not None or not _exists(path):
+    except (NotFoundError, UsageError) as error:
+        if not _exists(path):
             raise
+        if at is not None:
+            raise click.UsageError(
+                f"--at goes with a revision, which {target[:200]!r} was not then; of a path only now is known"
+            ) from error
     return _path(invocation, repository, path, options)
 
 
