@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rblstore.checkpoints.composition_ground import shown
 from rblstore.divergence.locality import check_threshold
 from rblstore.divergence.verdict import DEFAULT_TOLERANCE, check_tolerance
-from rblstore.errors import ConflictError, DivergedError
+from rblstore.errors import ConflictError, DivergedError, RblError
 from rblstore.objects.evidence_records import Probe, Verification
 from rblstore.objects.history_records import Composition
 from rblstore.objects.ids import CommitId, CompositionId, ProbeId, VerificationId
@@ -32,6 +33,7 @@ from rblstore.operations.verify import VerificationDivergedError, divergence_tex
 
 if TYPE_CHECKING:
     from rblstore.operations.live_model import LiveModel
+    from rblstore.repository import Store
 
 
 class WeightsDifferError(DivergedError):
@@ -336,9 +338,23 @@ def revert_live(
         return prove
 
     with live.changing() as state:
-        state.become(plan.target, state.form, proof=proof)
+        try:
+            state.become(plan.target, state.form, proof=proof)
+        except BaseException:
+            # An interrupt once the commit was made has taken the change back all the same: history has the last word.
+            if not state.broken and _was_made(store, plan):
+                state.become(plan.target, state.form)
+                live.bind_to(plan.commit_id)
+            raise
         live.bind_to(plan.commit_id)
     return made[0]
+
+
+def _was_made(store: Store, plan: RevertPlan) -> bool:
+    """Whether the commit of a revert is where its branch stands; no, where that cannot be told."""
+    with suppress(RblError):
+        return store.ref(plan.ref) == plan.commit_id
+    return False
 
 
 def _begin(

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import rblstore
 from rblstore.divergence.locality import BadThresholdError
+from rblstore.operations.revert import record_revert
 from rblstore.operations.verify import VerificationDivergedError
 
 PROMPTS = [{"id": f"p{at}", "tokens": row.tolist()} for at, row in enumerate(tiny_models.PROMPT)]
@@ -241,6 +242,30 @@ class TestRevert:
             live.revert("a")
         assert (probed.head, live.behaviors, bits(live.model)) == (head, ("a", "b", "full"), before)
         assert probed.show(getattr(caught.value, "verification_id")).record["verdict"] == "diverged"  # noqa: B009
+
+    @pytest.mark.parametrize("form", ["adapters", "merged"])
+    @pytest.mark.parametrize("made", [True, False])
+    def test_interrupted_the_model_is_what_history_says(
+        self, repo: Any, form: Any, made: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        live = repo.attach(repo.load(), "HEAD", form=form)
+        before, head = bits(live.model), repo.head
+
+        def interrupted(*arguments: Any) -> None:
+            if made:
+                record_revert(*arguments)
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr("rblstore.operations.live_proof.record_revert", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                live.revert("b")
+        assert (repo.head != head, live.commit) == (made, repo.head)
+        assert live.behaviors == (("a", "full") if made else ("a", "b", "full"))
+        assert (bits(live.model) == before) == (not made)
+        assert live.verify().verdict == "unverified"  # without a probe; every tensor was compared
+        live.switch("HEAD~1" if made else "HEAD")
+        assert bits(live.model) == before
 
     def test_no_second_model_where_there_is_a_baseline(self, probed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         live = probed.attach(probed.load(), "HEAD")
