@@ -170,12 +170,11 @@ class Studies:
                 others stand on it.
             InputError: Outputs hold NaN; nothing is recorded.
         """
-        from rblstore.operations.study_elimination import EPSILONS, study_elimination
+        from rblstore.operations.study_elimination import study_elimination
 
-        chosen = EPSILONS if epsilons is None else tuple(epsilons)
         who = self.author(author)
         return study_elimination(
-            self._store, revision, behavior, chosen, probe, form=form, dtype=dtype, author=who, progress=progress
+            self._store, revision, behavior, epsilons, probe, form=form, dtype=dtype, author=who, progress=progress
         )
 
     def study_mutation(
@@ -204,12 +203,11 @@ class Studies:
             UsageError: An alpha or the number of seeds is out of range.
             InputError: Outputs hold NaN; nothing is recorded.
         """
-        from rblstore.operations.study_mutation import ALPHAS, study_mutation
+        from rblstore.operations.study_mutation import study_mutation
 
-        chosen = ALPHAS if alphas is None else tuple(alphas)
         who = self.author(author)
         return study_mutation(
-            self._store, revision, chosen, probe, seeds=seeds, dtype=dtype, author=who, progress=progress
+            self._store, revision, alphas, probe, seeds=seeds, dtype=dtype, author=who, progress=progress
         )
 
     def study_svar(
@@ -249,7 +247,7 @@ class Studies:
             self._store,
             revision,
             behavior,
-            None if perturbations is None else tuple(perturbations),
+            perturbations,
             probe,
             form=form,
             seeds=seeds,

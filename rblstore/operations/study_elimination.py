@@ -43,7 +43,7 @@ def study_elimination(
     store: Store,
     revision: str = "HEAD",
     behavior: str | None = None,
-    epsilons: Sequence[float] = EPSILONS,
+    epsilons: Sequence[float] | None = None,
     probe: str | None = None,
     *,
     form: str = "adapters",
@@ -57,7 +57,7 @@ def study_elimination(
         store: The repository.
         revision: Which commit.
         behavior: Which of its behaviors; None for the only one.
-        epsilons: Fractions, from 0 to 1; 0, the adapted model, is always measured, since RF needs it.
+        epsilons: Fractions, from 0 to 1; None for the paper's. 0, the adapted model, is always measured: RF needs it.
         probe: The probe's name; None for the default one.
         form: ``adapters`` to put an adapter's own tensors to zero, ``merged`` to put what it changes of the weights
             back to what they are without it; for an overlay these are one.
@@ -78,7 +78,7 @@ def study_elimination(
     from rblstore.operations.study_model import StudyModel
     from rblstore.operations.study_run import StudyRun
 
-    fractions = check_list("epsilon", [0.0, *map(check_epsilon, epsilons)])
+    fractions = check_list("epsilon", [0.0, *map(check_epsilon, EPSILONS if epsilons is None else epsilons)])
     commit = resolve(store, revision).commit
     composition = store.record(store.record(commit, Commit).composition, Composition)
     slot = studied_behavior(composition, behavior, revision)

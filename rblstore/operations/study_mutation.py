@@ -22,7 +22,7 @@ ALPHAS: Final = (0.001, 0.01, 0.05)
 def study_mutation(
     store: Store,
     revision: str = "HEAD",
-    alphas: Sequence[float] = ALPHAS,
+    alphas: Sequence[float] | None = None,
     probe: str | None = None,
     *,
     seeds: int = SEEDS,
@@ -38,7 +38,7 @@ def study_mutation(
     Args:
         store: The repository.
         revision: Which commit; its behaviors are left out.
-        alphas: Standard deviations, each above 0.
+        alphas: Standard deviations, each above 0; None for the paper's.
         probe: The probe's name; None for the default one.
         seeds: How many, from 0 on.
         dtype: Of the loaded model: see :data:`rblstore.operations.study_model.DTYPES`; None for the stored one.
@@ -52,7 +52,7 @@ def study_mutation(
     """
     from rblstore.divergence.perturbations import add_noise, check_alpha
 
-    deviations = check_list("alpha", map(check_alpha, alphas))
+    deviations = check_list("alpha", map(check_alpha, ALPHAS if alphas is None else alphas))
     drawn = check_seeds(seeds)
     commit = resolve(store, revision).commit
     composition = store.record(store.record(commit, Commit).composition, Composition)
