@@ -18,6 +18,7 @@ from rblstore.errors import CorruptError
 from rblstore.forgotten import gone_on_purpose, tombstones_of
 from rblstore.objects import limits
 from rblstore.objects.canonical import VERSION
+from rblstore.objects.evidence_records import Statement
 from rblstore.objects.history_records import Composition, Tag
 from rblstore.objects.ids import CommitId, CompositionId, ContentId, RecordId
 from rblstore.repository import HEADS, TAGS, Store
@@ -31,6 +32,7 @@ _CONTENT_ONLY: Final = _FILES[:2]
 _MANIFEST: Final = f"rblstore/file-manifest/{VERSION}\n"
 _CONTENT = re.compile(r'\{"content":"([0-9a-f]{64})","(?:dtype|id)":')
 _HEADER = re.compile(r'\{"header":"([0-9a-f]{64})","tensors":')
+_TEXTS = re.compile(r'\],"contents":\[("[0-9a-f]{64}"(?:,"[0-9a-f]{64}")*)\],"subject":')
 _FILE = re.compile(
     r'\{"manifest":(?:null|"([0-9a-f]{64})"),"path":"(?:[^"\\]|\\.)*","sha256":"([0-9a-f]{64})","size":([0-9]{1,16})\}'
 )
@@ -111,7 +113,7 @@ class Part:
 def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
     """Reads what identities, behaviors, baselines and training states name; a few at a time.
 
-    What was removed on purpose and is gone is left out.
+    What was removed on purpose and is gone is left out. Texts that statements bring along count as their subject's.
 
     Raises:
         CorruptError: A record is missing or damaged.
@@ -124,6 +126,7 @@ def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
             measured = text.startswith(_BASELINE)  # it names contents, where the others name files
             files[record_id] = [] if measured else _FILE.findall(text)
             named[record_id] = _CONTENT.findall(text) if measured else []
+        texts = _texts_about(store, batch)
         manifests = {RecordId(manifest) for found in files.values() for manifest, _, _ in found if manifest}
         within: dict[str, list[str]] = {}
         for manifest_id, text in _record_texts(store, manifests, ("file-manifest",)):
@@ -133,7 +136,22 @@ def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
             contents.update(sha256 for manifest, sha256, _ in found if not manifest)
             if record_id in forgotten:
                 contents -= gone_on_purpose(store, [record_id])
+            contents |= texts[record_id]
             yield Part(record_id, sum(int(size) for _, _, size in found), frozenset(contents))
+
+
+def _texts_about(store: Store, subjects: Collection[RecordId]) -> dict[RecordId, frozenset[str]]:
+    """The contents that statements about each of some records bring along."""
+    with store.catalog.read() as reader:
+        stated = reader.evidence_for(subjects, Statement.KIND)
+    found: dict[str, list[str]] = {}
+    for record_id, text in _record_texts(store, {one for ids in stated.values() for one in ids}, (Statement.KIND,)):
+        for listed in _TEXTS.findall(text):
+            found.setdefault(record_id, []).extend(listed.replace('"', "").split(","))
+    return {
+        subject: frozenset(content for one in stated.get(subject, ()) for content in found.get(one, ()))
+        for subject in subjects
+    }
 
 
 def names_in(text: str) -> tuple[list[str], list[str]] | None:

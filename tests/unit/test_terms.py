@@ -101,6 +101,17 @@ def test_it_outlives_what_it_is_about(repo: Any, tmp_path: Path) -> None:
     assert repo.fsck(full=True).ok
 
 
+def test_what_it_takes_is_counted_to_what_it_is_about(repo: Any, tmp_path: Path) -> None:
+    assert repo.du().unreached.contents == 0
+    polite = tiny.write_adapter(tmp_path / "polite")
+    (polite / "LICENSE").write_bytes(OWN)
+    repo.commit("polite", behaviors={"polite": polite})
+    plan = repo.forget("polite", reason="withdrawn")
+    assert plan.shared == 1  # what Ada gave about the identity stays
+    repo.state("polite", license="mit", meta={"note": f'],"contents":["{"0" * 64}"],"subject":'})
+    assert repo.du().unreached.contents == 0
+
+
 @pytest.mark.parametrize(
     ("data", "why"),
     [(b"", "is empty"), (b" \n", "is empty"), (b"x" * ((1 << 20) + 1), "longer than"), (None, "cannot be")],
