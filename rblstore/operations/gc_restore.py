@@ -21,12 +21,13 @@ from rblstore.operations.gc_marking import look
 from rblstore.operations.gc_plan import UnreachedCommit, before_what_they_need
 from rblstore.operations.progress import Meter, Progress
 from rblstore.operations.repair_losses import forgotten_records
+from rblstore.operations.restore_parts import InRoom, write_parts
 from rblstore.operations.result import Result
 from rblstore.repository import HEADS, Store, oldest_first
-from rblstore.storage.backend import Backend, Room
+from rblstore.storage.backend import Room
 from rblstore.storage.pack_bases import bases_of
 from rblstore.storage.pack_check import CheckedPack, check_packs
-from rblstore.storage.pack_format import pack_key, pack_of_key
+from rblstore.storage.pack_format import pack_key
 from rblstore.storage.pack_reader import PackReader
 from rblstore.storage.pack_writer import PackWriter
 
@@ -58,8 +59,8 @@ def restore_trash(store: Store, *, progress: Progress | None = None) -> RestoreR
     """Brings back what lies in the trash, and what lies in ``packs/`` without being listed.
 
     A pack comes back as it is where everything that it refers to is stored or comes back with it. Of one with records
-    to which that does not apply, the other records come back in a new pack. Their grace begins anew, and nothing is
-    deleted.
+    to which that does not apply, the other records come back in a new pack; of one with contents that were removed on
+    purpose, the other contents do. Their grace begins anew, and nothing is deleted.
 
     Args:
         store: The repository.
@@ -74,26 +75,6 @@ def restore_trash(store: Store, *, progress: Progress | None = None) -> RestoreR
             return _Restore(store, progress).run()
         finally:
             store.contents.close()  # where a pack lay a moment ago, it does not lie now
-
-
-class _InRoom:
-    """Packs of another room, to be read as if they lay in ``packs/``."""
-
-    def __init__(self, backend: Backend, room: Room) -> None:
-        self._backend = backend
-        self._room: Room = room
-
-    def _key(self, key: str) -> str:
-        return pack_key(pack_of_key(key), self._room)
-
-    def size(self, key: str) -> int:
-        return self._backend.size(self._key(key))
-
-    def read(self, key: str, offset: int, length: int) -> bytes:
-        return self._backend.read(self._key(key), offset, length)
-
-    def read_into(self, key: str, offset: int, out: memoryview) -> None:
-        self._backend.read_into(self._key(key), offset, out)
 
 
 @dataclass(frozen=True)
@@ -115,6 +96,7 @@ class _Restore:
         self._packs: dict[PackId, _Pack] = {}
         self._stayed: dict[PackId, str] = {}
         self._records: dict[RecordId, Record] = {}
+        self._parts: PackSummary | None = None
 
     def run(self) -> RestoreResult:
         seen = look(self._store)
@@ -123,13 +105,15 @@ class _Restore:
             self._stayed[pack] = "the same pack lies in packs/ again"
         # Unlisted packs in packs/ are what a restore that did not come to its end had moved.
         self._read({"trash": seen.trash - seen.there, "packs": seen.there - listed})
-        self._drop_forgotten()
+        self._part_forgotten()
         self._drop_without_bases()
         self._drop_dangling()
         for pack in self._order():
             if self._packs[pack].room != "packs":
                 self._store.backend.move(pack_key(pack, "trash"), pack_key(pack))
         summaries = [one.summary for one in self._packs.values()]
+        if self._parts is not None:
+            summaries.append(self._parts)
         if (rest := self._write_rest()) is not None:
             summaries.append(rest)
         with self._store.catalog.write() as index:
@@ -152,7 +136,7 @@ class _Restore:
         }
         meter = Meter(self._progress, sum(sizes.values()))
         for room, packs in rooms.items():
-            view = _InRoom(self._store.backend, room)
+            view = InRoom(self._store.backend, room)
             for checked in check_packs(view, sorted(packs)):
                 if checked.summary is None or checked.damages:
                     self._stayed[checked.pack] = checked.damages[0].problem
@@ -164,7 +148,7 @@ class _Restore:
         for one in self._packs.values():
             self._records.update((found, record) for found, record in one.records.items() if found not in known)
 
-    def _read_records(self, view: _InRoom, room: Room, checked: CheckedPack, summary: PackSummary) -> None:
+    def _read_records(self, view: InRoom, room: Room, checked: CheckedPack, summary: PackSummary) -> None:
         records: dict[RecordId, Record] = {}
         reader = PackReader(view, checked.pack)
         try:
@@ -187,8 +171,18 @@ class _Restore:
     def _contents(self) -> Iterable[_Pack]:
         return [one for one in self._packs.values() if one.summary.kind == "C"]
 
-    def _drop_forgotten(self) -> None:
-        """Lets packs stay of which a content was removed on purpose, as a tombstone says that is here or comes back."""
+    def _coming(self) -> set[str]:
+        """Contents that come back."""
+        found: set[str] = {at.content for one in self._contents() for at in one.summary.locations}
+        if self._parts is not None:
+            found.update(at.content for at in self._parts.locations)
+        return found
+
+    def _part_forgotten(self) -> None:
+        """Lets packs stay of which a content was removed on purpose, as a tombstone says that is here or comes back.
+
+        What else they hold is written to a new pack, and so are differences from what was removed.
+        """
         tombstones = [record for record in self._records.values() if isinstance(record, Tombstone)]
         forgotten = {*all_tombstones(self._store), *(one.subject for one in tombstones)}
         if not forgotten:
@@ -200,9 +194,29 @@ class _Restore:
         for subject in forgotten:
             if self._store.has(ContentId(subject)):
                 covered.update(contents_named_by(self._store, subject))
+        goes = covered - needed
+        unlisted = {one.summary.pack: (one.summary, one.room) for one in self._contents()}
+        parted = []
         for one in list(self._contents()):
-            if any(at.content in covered and at.content not in needed for at in one.summary.locations):
+            if any(at.content in goes for at in one.summary.locations):
                 self._stay(one.summary.pack, "it holds what was removed on purpose")
+            elif any(base in goes for beneath in one.bases.values() for base in beneath):
+                self._stay(one.summary.pack, "it holds differences from what was removed on purpose")
+            else:
+                continue
+            parted.append(one.summary)
+        if not parted:
+            return
+        coming = self._coming()
+        rest = {at.content: at for summary in parted for at in summary.locations if at.content not in goes | coming}
+        with self._store.catalog.read() as index:
+            missing = set(index.missing_contents(map(ContentId, rest)))
+        self._parts = write_parts(self._store, unlisted, [at for content, at in rest.items() if content in missing])
+        if self._parts is not None:
+            back = {at.content for at in self._parts.locations}
+            for summary in parted:
+                if any(at.content in back for at in summary.locations):
+                    self._stayed[summary.pack] += "; the rest of it came back in a new pack"
 
     def _contents_of(self, record: Record) -> Iterator[str]:
         """The contents of an identity's or behavior's files, as far as their manifests are here or come back."""
@@ -232,6 +246,8 @@ class _Restore:
             coming = {
                 at.content for one in self._contents() for at in one.summary.locations if at.content not in one.bases
             }
+            if self._parts is not None:
+                coming.update(at.content for at in self._parts.locations)
             lacking = [
                 one.summary.pack
                 for one in self._contents()
@@ -255,7 +271,7 @@ class _Restore:
         for record_id, named in targets.items():
             for target, _ in named:
                 users.setdefault(target, []).append(record_id)
-        coming = {at.content for one in self._contents() for at in one.summary.locations}
+        coming = self._coming()
         wanted = {
             ContentId(target)
             for named in targets.values()

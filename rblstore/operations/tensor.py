@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rblstore.checkpoints.name_patterns import nearest
 from rblstore.errors import InputError, NotFoundError
+from rblstore.forgotten import require_remembered
 from rblstore.objects.history_records import Commit, Composition
 from rblstore.operations.stored_models import composed_state
 from rblstore.repository import Store
@@ -41,11 +42,13 @@ def tensor(store: Store, revision: str, name: str) -> torch.Tensor:
     Raises:
         NoSuchTensorError: There is none of that name.
         NoSuchElementTypeError: torch cannot hold it.
+        ForgottenError: Something of the composition was removed on purpose.
         CorruptError: Stored bytes are damaged.
     """
     from rblstore.operations.tensor_memory import TensorReading, are_plain
 
     composition = store.record(store.record(resolve(store, revision).commit, Commit).composition, Composition)
+    require_remembered(store, composition)
     tensors = composed_state(store, composition).tensors
     stored = tensors.get(name)
     if stored is None:

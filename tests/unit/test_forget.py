@@ -53,6 +53,8 @@ def refused(repo: Any, tmp_path: Path, revision: str) -> None:
         lambda: repo.checkout(revision, tmp_path / "refused"),
         lambda: repo.load(revision),
         lambda: repo.checkout(revision, tmp_path / "refused", form="merged"),
+        lambda: repo.checkout(revision, tmp_path / "refused", tensors="model.norm.weight"),
+        lambda: repo.tensor(revision, "model.norm.weight"),
     ):
         with pytest.raises(ForgottenError) as caught:
             needs()

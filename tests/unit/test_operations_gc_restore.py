@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from tiny_checkpoints import digests, write_adapter, write_base
 
 from rblstore.catalog.writer import CatalogWriter
 from rblstore.errors import ConflictError, NotFoundError
-from rblstore.objects.ids import PackId
+from rblstore.forgotten import contents_named_by
+from rblstore.objects.ids import ContentId, PackId
 from rblstore.storage.disk import DiskBackend
 from rblstore.storage.pack_format import pack_key
 from rblstore.storage.pack_writer import PackWriter
@@ -222,3 +224,84 @@ def test_differences_come_back_with_what_they_are_taken_from(repo: Any, tmp_path
     repo.restore_trash()
     check(repo)
     assert repo._store.has(over)
+
+
+def test_of_a_pack_with_what_was_removed_on_purpose_the_rest_comes_back(repo: Any, tmp_path: Path) -> None:
+    base(repo, tmp_path)
+    repo.switch("side", create=True)
+    for seed, name in enumerate(("polite", "brief"), start=1):
+        repo.commit(name, behaviors={name: write_adapter(tmp_path / name, seed=seed)})
+    made = repo.commit("without", remove=["polite"])
+    polite, brief = (one.behavior for one in repo.show("HEAD^").behaviors)
+    removed = contents_named_by(repo._store, polite) - contents_named_by(repo._store, brief)
+    repo.repack()
+    repo.forget(str(polite), reason="withdrawn", apply=True)
+    only_main(repo)
+    collect(repo)
+    kept = digests(tmp_path / "brief")
+    for _ in range(2):  # another one finds nothing more to do
+        result = repo.restore_trash()
+        assert not [one for one in removed if repo._store.has(ContentId(one))]
+        check(repo)
+        repo.checkout(made.commit, tmp_path / "out")
+        assert digests(tmp_path / "out" / "behaviors" / "brief") == kept
+        shutil.rmtree(tmp_path / "out")
+        with pytest.raises(NotFoundError) as refused:
+            repo.checkout(f"{made.commit}^", tmp_path / "refused")
+        assert refused.value.code == "forgotten"
+    assert result.packs == ()
+    repo.create_branch("side", made.commit)
+    collect(repo)
+    held = {at.content for one in packs(repo) for at in repo._store.pack(PackId(one)).summary().locations}
+    assert not held & removed
+
+
+def test_what_comes_back_is_named_apart_from_what_stays(repo: Any, tmp_path: Path) -> None:
+    base(repo, tmp_path)
+    repo.switch("side", create=True)
+    for seed, name in enumerate(("polite", "brief"), start=1):
+        repo.commit(name, behaviors={name: write_adapter(tmp_path / name, seed=seed)})
+    repo.repack()
+    repo.forget("polite", reason="withdrawn", apply=True)
+    only_main(repo)
+    collect(repo)
+    result = repo.restore_trash()
+    whys = {why for _, why in result.stayed}
+    assert "it holds what was removed on purpose; the rest of it came back in a new pack" in whys
+    assert set(result.packs) <= packs(repo)
+    check(repo)
+
+
+def test_a_difference_from_what_was_removed_comes_back_encoded_by_itself(repo: Any, tmp_path: Path) -> None:
+    under, over = difference(repo, tmp_path)
+    made = repo.head
+    repo.forget("identity", reason="withdrawn", revision="HEAD^", apply=True)
+    orphan(repo, "last", write_base(tmp_path / "last"))
+    repo.delete_branch("main")
+    collect(repo)
+    assert not repo._store.has(over)
+    result = repo.restore_trash()
+    assert any("differences from what was removed" in why for _, why in result.stayed)
+    assert (repo._store.has(over), repo._store.has(under)) == (True, False)
+    assert repo._store.contents.stored([over])[0].bases == frozenset()
+    check(repo)
+    repo.checkout(made, tmp_path / "out")
+    assert digests(tmp_path / "out")["model.safetensors"] == digests(tmp_path / "over")["model.safetensors"]
+
+
+def test_a_restore_that_is_cut_off_after_the_rest_was_written(
+    repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under, over = difference(repo, tmp_path)
+    repo.forget("identity", reason="withdrawn", revision="HEAD^", apply=True)
+    orphan(repo, "last", write_base(tmp_path / "last"))
+    repo.delete_branch("main")
+    collect(repo)
+    with monkeypatch.context() as patches:
+        patches.setattr(CatalogWriter, "add_pack", refuse)
+        with pytest.raises(Stopped):
+            repo.restore_trash()
+    assert repo.fsck(full=True).damages == ()
+    repo.restore_trash()
+    assert (repo._store.has(over), repo._store.has(under)) == (True, False)
+    check(repo)
