@@ -85,7 +85,12 @@ def _unpinned_data(subject: Subject, _: Sequence[Rule]) -> Iterator[Gap]:
 def _contradiction(subject: Subject, _: Sequence[Rule]) -> Iterator[Gap]:
     for part in subject.parts:
         if part.role != "tokenizer" and len(part.said.licenses) > 1:
-            yield _of(part, ", ".join(part.said.licenses))
+            yield _of(part, ", ".join(_by(part, one) for one in part.said.licenses))
+
+
+def _by(part: Part, license: str) -> str:
+    where = ", ".join(part.said.declared_by.get(license, ()))
+    return f"{license} ({where})" if where else license
 
 
 def _not_understood(subject: Subject, _: Sequence[Rule]) -> Iterator[Gap]:

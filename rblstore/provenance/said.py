@@ -92,6 +92,7 @@ class Said:
         training: What is known of how it was made: ``method``, ``steps``, ``tokens``, ``seed``, ``library.torch``,
             ``code_commit``, ``identity_before``, ``identity_after``, ...
         problems: What could not be understood, in words, each with its origin.
+        declared_by: Where each of ``declared`` is said: a file's path, ``command line``, ``api``.
     """
 
     name: str = ""
@@ -106,6 +107,7 @@ class Said:
     datasets: tuple[DatasetSaid, ...] = ()
     training: Mapping[str, str] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
+    declared_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def licenses(self) -> tuple[str, ...]:
@@ -140,6 +142,7 @@ def said(claims: Sequence[Claim]) -> Said:
         datasets,
         training,
         tuple(dict.fromkeys(reading.problems)),
+        {one: tuple(dict.fromkeys(reading.where.get(one, ()))) for one in declared},
     )
 
 
@@ -157,6 +160,8 @@ class _Reading:
         for claim in sorted(claims):
             self._claims.setdefault(claim.key, []).append(claim)
         self.problems: list[str] = []
+        self.where: dict[str, list[str]] = {}
+        """Where each licence is spoken of."""
 
     def all(self, key: str) -> list[Claim]:
         return self._claims.get(key, [])
@@ -201,6 +206,7 @@ class _Reading:
         own = [text for text, origin in found if origin in PERSONS or _OWN_TERMS.fullmatch(text.path)]
         declared = self._declared(own)
         for text in own:
+            self.where.setdefault(text.expression, []).append(text.path)
             if text.by:
                 declared = _with_text(declared, text.expression)
             elif not declared:
@@ -234,6 +240,9 @@ class _Reading:
                 expression = named(claim.value)
                 unknown = expression not in HUB_LICENSES.values() and expression.startswith(OF_OURS)
                 by_origin[claim.origin] = [] if unknown and own else [expression]
+        for origin, expressions in by_origin.items():
+            for one in expressions:
+                self.where.setdefault(one, []).append(origin)
         found = [one for expressions in by_origin.values() for one in expressions]
         declared = [one for one in dict.fromkeys(found) if one != NOASSERTION]
         # What says "other" leaves open which; NOASSERTION says that nobody says; the rest is a problem already.

@@ -137,6 +137,15 @@ def test_an_adapter_for_another_base_is_a_conflict(repo: Any, made: Path, tmp_pa
     assert "org/another, not google/gemma" in finding.message
 
 
+def test_a_contradiction_names_who_says_what(repo: Any, tmp_path: Path) -> None:
+    tiny.write_adapter(tmp_path / "other", seed=9)
+    (tmp_path / "other" / "README.md").write_text("---\nlicense: mit\n---\n")
+    (tmp_path / "other" / "LICENSE").write_text("GNU AFFERO GENERAL PUBLIC LICENSE\nVersion 3, 19 November 2007\n")
+    repo.commit("other", behaviors={"other": tmp_path / "other"})
+    (finding,) = [one for one in repo.audit().findings if one.rule == "gap.contradiction"]
+    assert finding.message.endswith("contradict each other: MIT (README.md), AGPL-3.0-only (LICENSE)")
+
+
 def test_a_checkout_is_its_commit_and_what_was_changed_in_it(repo: Any, tmp_path: Path) -> None:
     repo.checkout("HEAD~1", tmp_path / "out")
     result = repo.audit_path(tmp_path / "out")

@@ -26,6 +26,12 @@ def test_nothing() -> None:
     assert Said().licenses == ()
 
 
+def test_who_declares_what_is_known() -> None:
+    text = "LICENSE sha256:" + "a" * 64 + " AGPL-3.0-only by title"
+    found = of(("license", "mit", "README.md"), ("license", "MIT", API), ("license_file", text, "LICENSE"))
+    assert found.declared_by == {"MIT": (API, "README.md"), "AGPL-3.0-only": ("LICENSE",)}
+
+
 class TestLicenses:
     def test_one_licence_in_two_spellings_is_one(self) -> None:
         found = of(("license", "apache-2.0", CARD), ("license", "Apache-2.0", API), text(FILE, " Apache-2.0 by text"))
