@@ -77,6 +77,7 @@ def study_elimination(
     from rblstore.divergence.perturbations import check_epsilon
     from rblstore.operations.study_model import StudyModel
     from rblstore.operations.study_run import StudyRun
+    from rblstore.operations.study_tensors import peft_merged_bytes
 
     fractions = check_list("epsilon", [0.0, *map(check_epsilon, EPSILONS if epsilons is None else epsilons)])
     commit = resolve(store, revision).commit
@@ -87,7 +88,9 @@ def study_elimination(
     held = check_form(form)
     kind = _check_eliminable(store, slot, held)
     named = require_probe(store, probe)
-    with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
+    # What peft merges takes a model of its own each time: better kept.
+    cache = peft_merged_bytes(store, composition) if held == "merged" else 0
+    with StudyModel(store, commit, named, dtype=dtype, cache_bytes=cache, author=author, progress=progress) as model:
         model.become(composition, held)
         reference = model.reference(without, held)
         run = StudyRun(

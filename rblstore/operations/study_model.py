@@ -47,6 +47,8 @@ class StudyModel:
         probe: Name and id of what is measured.
         dtype: Of the model's own weights, one of :data:`DTYPES`; None for the stored one. What is stored is converted
             as loading converts it, everywhere: where tensors are restored, compared, and taken from beneath an overlay.
+        cache_bytes: How much of what behaviors write is kept in memory; a study is long, memory short: else it is read
+            each time.
         author: Who records baselines.
         progress: Is told bytes read while the model is loaded.
 
@@ -72,6 +74,7 @@ class StudyModel:
         probe: tuple[str, ProbeId],
         *,
         dtype: str | None = None,
+        cache_bytes: int = 0,
         author: str,
         progress: Progress | None = None,
     ) -> None:
@@ -87,6 +90,7 @@ class StudyModel:
         self.probe_name, self.probe_id = probe
         self.probe = store.record(self.probe_id, Probe)
         self.dtype = dtype
+        self._cache_bytes = cache_bytes
         self.author = author
         self.progress = progress
         self._live: LiveModel | None = None
@@ -96,9 +100,8 @@ class StudyModel:
         check_fit(self.store, self.composition, self.probe, self.probe_name)
         model = load_composition(self.store, self.composition, self.progress, **self._options())
         check_fit(self.store, self.composition, self.probe, self.probe_name, model)
-        # Adapters that were taken off and what behaviors write are read again each time: a study is long, memory short.
         self._live = attach_model(
-            self.store, model, self.commit, cache_bytes=0, author=self.author, allow_no_effect=True
+            self.store, model, self.commit, cache_bytes=self._cache_bytes, author=self.author, allow_no_effect=True
         )
         return self
 

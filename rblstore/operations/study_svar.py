@@ -66,6 +66,7 @@ def study_svar(
     from rblstore.divergence.perturbations import PAPER, parse_perturbation
     from rblstore.operations.study_model import StudyModel
     from rblstore.operations.study_run import StudyRun
+    from rblstore.operations.study_tensors import peft_merged_bytes
 
     chosen = PAPER if perturbations is None else tuple(dict.fromkeys(map(parse_perturbation, perturbations)))
     if not chosen:
@@ -76,7 +77,9 @@ def study_svar(
     composition = store.record(store.record(commit, Commit).composition, Composition)
     slot = studied_behavior(composition, behavior, revision)
     named = require_probe(store, probe)
-    with StudyModel(store, commit, named, dtype=dtype, author=author, progress=progress) as model:
+    # What peft merges takes a model of its own each time: better kept.
+    cache = peft_merged_bytes(store, composition) if held == "merged" else 0
+    with StudyModel(store, commit, named, dtype=dtype, cache_bytes=cache, author=author, progress=progress) as model:
         model.become(composition, held)
         regions = _Regions(model, slot)
         for one in chosen:

@@ -11,8 +11,10 @@ from rblstore.objects.history_records import Composition, Slot
 from rblstore.operations.live_places import LivePlaces
 from rblstore.operations.live_repair import adapter_tensors, mounted
 from rblstore.operations.live_wanted import wanted_values
+from rblstore.operations.merged_tensors import plan_merge
+from rblstore.operations.stored_models import composed_state, members
 from rblstore.operations.tensor_values import TensorValues
-from rblstore.operations.value_cache import MergedValue, ValueCache, ValueKey
+from rblstore.operations.value_cache import MergedValue, PeftTerm, ValueCache, ValueKey, form_of
 from rblstore.repository import Store
 
 if TYPE_CHECKING:
@@ -154,9 +156,27 @@ def ground_tensors(
     places = LivePlaces(live.plain)
     places.learn(lies.keys(), absent=[*absent, *lies])
     targets = {group.target for group in places.fused(lies)}
-    return StoredBeneath(
-        places,
-        TensorValues(store, ValueCache(0)),
-        lies,
-        tuple(name for name in names if name in targets or name in lies),
-    )
+    found = tuple(name for name in names if name in targets or name in lies)
+    sources = [name for group in places.fused(lies) if group.target in names for name, _ in group.sources]
+    keys = [key for name in (*found, *sources) if (key := lies.get(name)) is not None]
+    # What peft merges is merged in a model of its own: once for all of it, in place of once for each tensor.
+    merged = [key for key in keys if isinstance(key, MergedValue) and isinstance(key.terms, PeftTerm)]
+    values = TensorValues(store, ValueCache(sum(form_of(key).size for key in merged)))
+    values.get(merged)
+    return StoredBeneath(places, values, lies, found)
+
+
+def peft_merged_bytes(store: Store, composition: Composition) -> int:
+    """How much of a merged model's tensors peft has to merge, with and without one of the behaviors; 0 for plain LoRA.
+
+    Args:
+        store: The repository.
+        composition: What is merged.
+
+    Raises:
+        CannotMergeError: It cannot be.
+    """
+    adapters = [one for one in members(store, composition) if one.config is not None]
+    beneath = composed_state(store, composition).tensors
+    plan = plan_merge(store, adapters, beneath)
+    return 2 * sum(beneath[name].size for name in plan.by_peft if name in beneath)

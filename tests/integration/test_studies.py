@@ -163,6 +163,26 @@ def test_what_is_merged_goes_beside_another_behavior(shelf: Shelf) -> None:
     assert result.record.environment["form"] == "merged"
 
 
+@pytest.mark.parametrize(("name", "most"), [("dora", 2), ("a", 4)])
+def test_peft_merges_once_and_not_once_for_each_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+) -> None:
+    from rblstore.operations import merged_tensors
+
+    model, made = tiny_models.llama(), []
+    for kind in ("dora", "lora"):
+        tiny_models.save_adapter(model, tmp_path / kind, kind)
+    start = merged_tensors.PeftMerge.__init__
+    monkeypatch.setattr(merged_tensors.PeftMerge, "__init__", lambda *given: made.append(1) or start(*given))
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=tiny_models.save(model, tmp_path / "base"))
+        repo.add_probe("two", PROMPTS)
+        repo.commit("both", behaviors={"dora": tmp_path / "dora", "a": tmp_path / "lora"})
+        found = rows(repo.study_elimination(behavior=name, epsilons=[0.5, 1.0], form="merged"))
+    assert [row.bit_equal for row in found] == [False, False, True]
+    assert len(made) <= most
+
+
 def test_what_changes_no_weights_cannot_go_piece_by_piece(shelf: Shelf) -> None:
     tiny_models.save_adapter(tiny_models.llama(tied=True), shelf.folder / "prompt", "prompt_tuning")
     commit = shelf.on_base("prompt", x=shelf.folder / "prompt")
