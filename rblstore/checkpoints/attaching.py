@@ -165,7 +165,9 @@ def _load(peft_model: Any, spec: AttachSpec, live: str, device: str) -> None:
     prompt = peft_model.peft_config[live].is_prompt_learning
     # With bias="all" PEFT saves the biases of wrapped modules twice, once under a name that it never reads.
     unexpected = [] if prompt else sorted(key for key in result.unexpected_keys if ".modules_to_save." not in key)
-    missing = sorted(key for key in result.missing_keys if not any(part in key for part in SHARED_TENSORS))
+    # PEFT takes every key for this adapter's that has its name anywhere: those of "polite2" for "polite", too.
+    lacking = (key for key in result.missing_keys if live in key.split("."))
+    missing = sorted(key for key in lacking if not any(part in key for part in SHARED_TENSORS))
     if missing or unexpected:
         named = ", ".join([*missing, *unexpected][:8])
         kind = LoadMismatchError if missing else UnusedTensorsError

@@ -1,7 +1,8 @@
 """Slot names and the names that adapters have inside a live model, each found from the other.
 
 PEFT uses an adapter's name as the name of a module, so ``a.b`` is impossible there, ``keys`` or ``type`` collide with
-the container's own attributes, and ``weight`` or ``q_proj`` with parts of tensor names that PEFT tells apart by text.
+the container's own attributes, and ``weight``, ``q_proj`` or ``lora_A`` with parts of tensor names that PEFT tells
+apart by text.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from functools import cache
 
 _ESCAPED = "rbl__"
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+# Where PEFT's wrappers keep what they wrap, and copies of it: parts of tensors' names once an adapter is there.
+_WRAPPED = frozenset({"base_layer", "base_model", "modules_to_save", "original_module", "token_adapter"})
 
 
 @cache
@@ -41,7 +44,8 @@ def live_name(slot: str, taken: Collection[str] = ()) -> str:
         and not slot.startswith(_ESCAPED)
         and slot not in taken
         and slot not in _reserved()
-        and not any(slot in prefix for prefix in _prefixes())
+        and slot not in _WRAPPED
+        and not any(slot in prefix or slot.startswith(prefix) for prefix in _prefixes())
     )
     return slot if usable else _ESCAPED + slot.replace("-", "-0").replace(".", "-1")
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from rblstore.checkpoints.attaching import AttachSpec, LoadMismatchError, UnattachableError
 from rblstore.checkpoints.live_names import live_name, slot_name
 from rblstore.checkpoints.loading import UnloadableModelError, load_directory
-from rblstore.checkpoints.saving import live_tensor_digest
+from rblstore.checkpoints.saving import adapter_tensors, live_tensor_digest
 from rblstore.checkpoints.tokenizing import UnusableTokenizerError, load_tokenizer, tokenizer_digest
 from rblstore.errors import InputError, RblError
 
@@ -116,6 +116,37 @@ def test_any_slot_name_works_and_comes_back(slot: str, base: Path, tmp_path: Pat
     assert torch.equal(
         tiny_models.outputs(load_directory(base, [AttachSpec(slot, adapter)])), tiny_models.outputs(expected)
     )
+
+
+@pytest.mark.parametrize(
+    "slots",
+    [("polite2", "polite"), ("first", "q"), ("lora_A", "lora_B"), ("x.lora_A", "x"), ("modules_to_save", "base_layer")],
+)
+@pytest.mark.parametrize("kind", ["lora", "modules_to_save"])
+def test_any_two_names_are_told_apart(slots: tuple[str, str], kind: str, base: Path, tmp_path: Path) -> None:
+    made = [
+        tiny_models.save_adapter(tiny_models.llama(), tmp_path / name, each, seed=seed)
+        for seed, (name, each) in enumerate((("one", kind), ("two", "lora")), start=1)
+    ]
+    expected = load_directory(base, [AttachSpec(name, adapter) for name, adapter in zip("xy", made, strict=True)])
+    model = load_directory(base, [AttachSpec(name, adapter) for name, adapter in zip(slots, made, strict=True)])
+    assert torch.equal(tiny_models.outputs(model), tiny_models.outputs(expected))
+    for slot, adapter in zip(slots, made, strict=True):
+        stored = load_file(adapter / "adapter_model.safetensors")
+        saved = adapter_tensors(model, live_name(slot, {"q_proj"}))
+        assert saved.keys() == stored.keys()
+        assert all(torch.equal(saved[name], stored[name]) for name in stored)
+
+
+def test_a_tensor_that_is_missing_is_missed_whatever_the_names(base: Path, tmp_path: Path) -> None:
+    adapter = tiny_models.save_adapter(tiny_models.llama(), tmp_path / "a")
+    less = tiny_models.save_adapter(tiny_models.llama(), tmp_path / "less")
+    tensors = load_file(less / "adapter_model.safetensors")
+    del tensors[lacking := min(tensors)]
+    save_file(tensors, less / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(LoadMismatchError, match="1 tensors that the model needs are missing") as caught:
+        load_directory(base, [AttachSpec("polite2", adapter), AttachSpec("polite", less)])
+    assert lacking.removesuffix(".weight") in caught.value.message
 
 
 def test_a_plain_slot_keeps_its_name_and_no_two_share_one() -> None:
