@@ -20,6 +20,9 @@ Card: TypeAlias = "str | list[Card] | dict[str, Card] | None"
 Reader: TypeAlias = Callable[[], bytes]
 Recogniser: TypeAlias = Callable[[bytes], "tuple[str, str] | None"]
 
+NOT_READ: Final = "not_read"
+"""Key of a claim that something was said in a file and could not be read, and why."""
+
 FRONT_MATTER_BYTES: Final = 256 << 10
 _FRONT_MATTER: Final = re.compile(
     r"\A\ufeff?\s{0,16}---[ \t]*\r?\n(.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
@@ -122,10 +125,19 @@ class _Gathering:
     def __init__(self, recognise: Recogniser) -> None:
         self._recognise = recognise
         self.claims: set[Claim] = set()
-        self.warnings: list[str] = []
+        self._unread: dict[Claim, None] = {}
+
+    def unread(self, origin: str, why: str) -> None:
+        """Notes what was not understood: whoever looks later is to know that something was said."""
+        self._unread[Claim(NOT_READ, why, origin)] = None
 
     def warn(self, origin: str, why: str) -> None:
-        self.warnings.append(f"{origin}: {why}; nothing that it says is recorded")
+        self.unread(origin, f"{why}; nothing that it says is recorded")
+
+    def result(self) -> tuple[tuple[Claim, ...], tuple[str, ...]]:
+        """Claims, those about what was not understood among them, and the same as warnings."""
+        warnings = tuple(f"{claim.origin}: {claim.value}" for claim in self._unread)
+        return tuple(sorted({*self.claims, *self._unread})), warnings
 
     def claim(self, key: str, value: Any, origin: str) -> None:
         """Adds a claim for a text, one for each text of a list; for anything else a warning, or nothing for nothing."""
@@ -134,22 +146,21 @@ class _Gathering:
                 self.claim(key, {} if isinstance(item, list) else item, origin)
             return
         if value is not None and not isinstance(value, str):
-            warning = f"{origin}: {key} is neither text nor a list of texts; it is not recorded"
-            self.warnings += [] if warning in self.warnings else [warning]
+            self.unread(origin, f"{key} is neither text nor a list of texts; it is not recorded")
             return
         if not value or not (text := value.strip()):
             return
         try:
             check_text(text, key)
         except InputError as error:
-            self.warnings.append(f"{origin}: {error.message}; it is not recorded")
+            self.unread(origin, f"{error.message}; it is not recorded")
             return
         if _CONTROL.search(text):
-            self.warnings.append(f"{origin}: {key} has control characters; it is not recorded")
+            self.unread(origin, f"{key} has control characters; it is not recorded")
         elif len(self.claims) < _MAX_CLAIMS:
             self.claims.add(Claim(key, text, origin))
-        elif (warning := f"{origin}: more than {_MAX_CLAIMS} claims; the rest are not recorded") not in self.warnings:
-            self.warnings.append(warning)
+        else:
+            self.unread(origin, f"more than {_MAX_CLAIMS} claims; the rest are not recorded")
 
     def content(self, path: str, read: Reader) -> bytes | None:
         """A file's bytes, or None with a warning where it is too long."""
@@ -174,7 +185,7 @@ class _Gathering:
         try:
             value = decode_json(data, what=path, max_bytes=limits.MODEL_CARD_BYTES)
         except InputError as error:
-            self.warnings.append(f"{error.message}; nothing that it says is recorded")
+            self.warn(path, error.message.removeprefix(f"{path}: "))
             return {}
         return value if isinstance(value, dict) else {}
 
@@ -213,7 +224,7 @@ def claims_from_files(
     """What a model's own files say about it.
 
     Read are README.md's front matter, ``_name_or_path`` of config.json, base and revision in adapter_config.json, and
-    which licence and notice files there are. Hostile content gives a warning and no claims; it never raises.
+    which licence and notice files there are. Hostile content gives a warning and no other claims; it never raises.
 
     Args:
         files: Relative path to a function that gives the file's bytes. Only those of the files above are called, and
@@ -221,9 +232,10 @@ def claims_from_files(
         recognise: Which licence a text is and whether by all of it (``text``) or its ``title``; None where unknown.
 
     Returns:
-        Claims, sorted and none repeated, each with the file's path as its origin; and warnings.
+        Claims, sorted and none repeated, each with the file's path as its origin; and warnings, each of which is a claim
+        ``not_read``, too.
     """
     gathering = _Gathering(recognise)
     for path in sorted(files):
         gathering.file(path, files[path])
-    return tuple(sorted(gathering.claims)), tuple(gathering.warnings)
+    return gathering.result()

@@ -125,6 +125,7 @@ def said(claims: Sequence[Claim]) -> Said:
     """
     reading = _Reading(claims)
     declared, concluded, texts = reading.licenses()
+    reading.unread()
     sources, source_revision = reading.revised("source", "source_revision")
     bases, base_revision = reading.revised("base_model", "base_revision")
     relation = reading.single("base_model_relation")
@@ -199,6 +200,10 @@ class _Reading:
             self.problems.append(f"{origin}: {what}: {error.message}")
             return NOASSERTION
 
+    def unread(self) -> None:
+        """What is said in files that could not be read."""
+        self.problems += [f"{claim.origin}: {claim.value}" for claim in self.all("not_read")]
+
     def licenses(self) -> tuple[tuple[str, ...], str | None, tuple[LicenseText, ...]]:
         """Those declared, the one concluded, and the texts."""
         found = [(text, claim.origin) for claim in self.all("license_file") if (text := _text(claim)) is not None]
@@ -220,6 +225,8 @@ class _Reading:
         concluded = dict.fromkeys(
             self.understood(claim.value, claim.origin, "concluded licence") for claim in self.all("license_concluded")
         )
+        if len(concluded) == 1 and NOASSERTION not in concluded:
+            self.problems.clear()  # of licences alone until here: somebody read them, and concluded
         if len(concluded) > 1:
             self.problems.append(f"several licences are concluded: {', '.join(concluded)}")
         texts = tuple(dict.fromkeys(text for text, _ in found))

@@ -80,6 +80,24 @@ class TestAtCommit:
         ]  # fmt: skip
         assert declared(repo, "polite") == ()
 
+    def test_an_audit_knows_that_a_card_was_not_read(self, repo: Any, tmp_path: Path) -> None:
+        """Terms in it may be others than those of the file beside it."""
+        polite = tiny_checkpoints.write_adapter(tmp_path / "polite")
+        (polite / "README.md").write_text("---\nx: &x 1\nlicense: cc-by-nc-4.0\ny: *x\n---\n")
+        (polite / "LICENSE").write_bytes((ROOT / "LICENSE").read_bytes())
+        made = repo.commit("polite", behaviors={"polite": polite})
+        why = "README.md: its front matter uses YAML aliases; nothing that it says is recorded"
+        assert made.warnings == (f"polite: {why}",)
+        found = {one.message for one in repo.audit().findings if one.rule == "gap.not-understood"}
+        assert found == {f"behavior polite: {why}"}
+        assert repo.state("polite", retract=["not_read"]).said.problems == ()
+
+    def test_who_concludes_has_understood(self, repo: Any, sources: Path) -> None:
+        repo.commit("polite", behaviors={"polite": sources / "polite"})
+        assert repo.statements("polite").said.problems
+        assert repo.state("polite", concluded="mit").said.problems == ()
+        assert repo.state("polite", concluded="NOASSERTION").said.problems
+
     def test_card_and_config_of_an_adapter(self, repo: Any, sources: Path) -> None:
         repo.commit("polite", behaviors={"polite": sources / "polite"})
         stated = repo.statements("polite")
