@@ -306,11 +306,13 @@ class Audits:
         """
         from rblstore.objects.paths import given_path
         from rblstore.operations.key_files import given_pem
-        from rblstore.operations.verify_signature import Trust, verify_directory, verify_signature
+        from rblstore.operations.verify_signature import Trust, named_alone, verify_directory, verify_signature
 
         trust = Trust(given_pem(key, "public key"), given_pem(roots, "certificates"), identity, issuer)
         file = None if signature is None else given_path(signature)
         if directory is not None:
+            if verification is not None:
+                raise named_alone(verification)
             return verify_directory(given_path(directory), trust=trust, signature=file, store=self._store)
         return verify_signature(self._store, revision, trust=trust, verification=verification, signature=file)
 

@@ -22,7 +22,7 @@ from rblstore.provenance.signed_files import SIGNATURE_FILE, SignedCheckout, fil
 from rblstore.provenance.signing_keys import BadKeyError, certificates, fingerprint, private_key
 from rblstore.repository import Store
 from rblstore.revisions import find_record, resolve
-from rblstore.storage.durable import write_file
+from rblstore.storage.durable import WriteError, write_file
 
 
 class SignatureExistsError(ConflictError):
@@ -142,8 +142,14 @@ def sign(store: Store, request: SignRequest) -> SignResult:
             object=str(request.form)[:40],
             hint="A part of a checkout is not signed: sign the whole, in the form that others get.",
         )
-    if request.verification is not None and request.form != "adapters":
-        raise UsageError("a verification has no form", object=request.form, hint="Leave out --form.")
+    if request.verification is not None and (request.form, request.revision) != ("adapters", "HEAD"):
+        raise UsageError(
+            "a verification is named by its id alone",
+            object=request.verification,
+            hint="It knows its commit, and has no form: leave out the revision and --form.",
+        )
+    if request.identity_token is not None and not request.keyless:
+        raise UsageError("an identity token goes with keyless", object="identity_token", hint="Add --keyless.")
     output = None if request.output is None else _target(request.output, force=request.force)
     key = None if request.key is None else private_key(request.key, request.password)
     chain = () if request.certificates is None else certificates(request.certificates)
@@ -186,7 +192,7 @@ def sign(store: Store, request: SignRequest) -> SignResult:
         )
         signature = cast("SignatureId", transaction.add_record(record))
     if output is not None:
-        write_file(output, data, output.parent)
+        _write(output, data)
     left_out = tuple(sorted(path for path in files if is_ignored(path)))
     return SignResult(
         signature, subject, commit, verification, None if verification else request.form, record.method, record.key,
@@ -210,6 +216,17 @@ def find_verification(store: Store, named: str) -> tuple[VerificationId, CommitI
             hint="It compared two compositions, or a revert that diverged. Verify a commit: rbl verify REV",
         )
     return found, record.commit
+
+
+def _write(output: Path, data: bytes) -> None:
+    try:
+        write_file(output, data, output.parent)
+    except WriteError as error:
+        raise WriteError(
+            f"the signature is recorded, and could not be written to {output}: {error.message}",
+            object=str(output),
+            hint="Check free space and permissions there, and sign again with --output.",
+        ) from error
 
 
 def _target(output: Path, *, force: bool) -> Path:

@@ -137,6 +137,8 @@ def verify_signature(
     checker = _Checker(trust)
     named: VerificationId | None = None
     if verification is not None:
+        if revision != "HEAD":
+            raise named_alone(verification)
         named, commit = find_verification(store, verification)
         body = store.record(named, Verification).body()
         subject, files = RecordId(named), dict[str, str]()
@@ -159,6 +161,15 @@ def verify_signature(
 
     found = _of_file(checker, signature, check) if signature is not None else _recorded(store, checker, subject, check)
     return SignatureCheck(_overall(found), commit, named, None, len(files), found)
+
+
+def named_alone(verification: str) -> UsageError:
+    """The error for a verification that is asked about together with a revision or a directory."""
+    return UsageError(
+        "a verification is named by its id alone",
+        object=verification,
+        hint="Ask about it, or about the revision or directory.",
+    )
 
 
 def verify_directory(

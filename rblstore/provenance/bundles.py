@@ -240,7 +240,7 @@ def verify_with_key(bundle: Bundle, key: EllipticCurvePublicKey) -> None:
     try:
         hint = material["publicKey"].get("hint") or hashlib.sha256(pem).hexdigest()  # without one the library prints
         if hint != hashlib.sha256(pem).hexdigest():
-            raise WrongKeyError("it names another key than the one given")
+            raise WrongKeyError("another key made it than the one given")
         plain = {
             **bundle.raw,
             "verificationMaterial": {"tlogEntries": [], **material, "publicKey": {"hint": hint}},

@@ -85,7 +85,7 @@ def test_each_bad_signature_has_an_answer_of_its_own(story: Story, keys: Path, t
     (tmp_path / "none.sig").write_text("{}")
     mine, root_given = ("--key", keys / "public.pem"), ("--ca", tmp_path / "root.pem")
     for subject, trust, file, answer, words in (
-        ("HEAD", ("--key", keys / "other.pem"), "key", "wrong_key", "it names another key than the one given"),
+        ("HEAD", ("--key", keys / "other.pem"), "key", "wrong_key", "another key made it than the one given"),
         ("HEAD~1", mine, "key", "other_commit", "it is over commit "),
         (tmp_path / "out", mine, "key", "other_files", "not signed: more.txt"),
         ("HEAD", root_given, "old", "expired_certificate", "the certificate of CN=Ada expired on "),
@@ -99,6 +99,14 @@ def test_each_bad_signature_has_an_answer_of_its_own(story: Story, keys: Path, t
         assert (told.exit_code, words in told.stdout) == (8, True), told.stdout
         assert len(told.stdout.splitlines()) == 4, "each says what to do"
     story.ok("verify-signature", "HEAD", *root_given, "--signature", tmp_path / "good.sig")
+
+
+def test_where_one_holds_anothers_is_no_alarm(story: Story, keys: Path, tmp_path: Path) -> None:
+    (tmp_path / "third.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
+    for key in (tmp_path / "third.pem", keys / "private.pem"):
+        story.ok("sign", "--key", key)
+    lines = story.ok("verify-signature", "--key", keys / "public.pem").splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["not by whom you trust", "holds"]
 
 
 def test_a_merged_checkout_is_signed(story: Story, keys: Path, tmp_path: Path) -> None:
@@ -163,6 +171,16 @@ def test_bad_requests(story: Story, keys: Path, tmp_path: Path) -> None:
     assert story.json("verify-signature", "nothing", "--key", keys / "public.pem", code=1)["code"] == "unknown_revision"
     missing = story.json("verify-signature", "--signature", tmp_path / "none.sig", code=1)
     assert missing["code"] == "not_found"
+    verification = ("--verification", "abcdef12", "--key", keys / "private.pem")
+    for words in (
+        ("sign", "HEAD~1", *verification), ("sign", "--form", "merged", *verification),
+        ("sign", "--key", keys / "private.pem", "--identity-token", keys / "password"),
+    ):  # fmt: skip
+        assert story.json(*words, code=2)["code"] == "usage"
+    named = ("--verification", "abcdef12", "--key", keys / "public.pem")
+    for subject in ("HEAD~1", tmp_path):
+        assert story.json("verify-signature", subject, *named, code=2)["code"] == "usage"
+    assert story.json("verify-signature", keys / "public.pem", "--key", keys / "public.pem", code=2)["code"] == "usage"
     (tmp_path / "a.sig").write_text("taken")
     assert story.json("sign", "--key", keys / "private.pem", "-o", tmp_path / "a.sig", code=4)["code"] == "exists"
     story.ok("sign", "--key", keys / "private.pem", "-o", tmp_path / "a.sig", "--force")

@@ -20,6 +20,7 @@ from rblstore.operations.signatures import signatures_of
 from rblstore.provenance.bundles import sign_payload
 from rblstore.provenance.signed_files import SignedCheckout, files_payload
 from rblstore.provenance.signing_keys import private_key
+from rblstore.storage.durable import WriteError
 
 pytest.importorskip("model_signing")
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -106,6 +107,19 @@ def test_a_wrong_key_is_said_before_anything_is_compared(repo: rblstore.Reposito
     repo.sign("HEAD~1", key=pem(OTHER), output=tmp_path / "a.sig")
     check = repo.verify_signature(key=public(KEY), signature=tmp_path / "a.sig")
     assert (check.status, check.signatures[0].code) == ("bad", "wrong_key")
+
+
+def test_a_file_that_cannot_be_written_does_not_hide_that_it_is_signed(
+    repo: rblstore.Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise WriteError("no space left", hint="nothing was changed")
+
+    monkeypatch.setattr("rblstore.operations.sign.write_file", full)
+    with pytest.raises(WriteError, match="the signature is recorded, and could not be written") as caught:
+        repo.sign(key=pem(KEY), output=tmp_path / "a.sig")
+    assert "nothing was changed" not in (caught.value.hint or "")
+    assert repo.verify_signature(key=public(KEY)).status == "signed"
 
 
 def test_merged_weights_that_were_forgotten(repo: rblstore.Repository) -> None:

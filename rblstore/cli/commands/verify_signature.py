@@ -47,6 +47,7 @@ def command(
     is none, or nobody said whom to trust. DIR needs no repository; what is a directory is never read as a revision.
     """
     import rblstore
+    from rblstore.operations.verify_signature import named_alone
 
     directory = invocation.directory / subject
     if verification is None and directory.is_dir():
@@ -62,6 +63,10 @@ def command(
                     key=key, roots=roots, identity=identity, issuer=issuer, signature=signature, directory=directory
                 )
     else:
+        if verification is None and directory.is_file():
+            raise click.UsageError(f"{subject} is a file: give its model's directory, or --signature {subject}")
+        if verification is not None and directory.is_dir():
+            raise named_alone(verification)
         with invocation.repository() as repository:
             result = repository.verify_signature(
                 subject,

@@ -57,6 +57,9 @@ def checked_lines(result: Any) -> Iterator[str]:
     for one in result["signatures"]:
         where = f"file {one['file']}" if one["file"] else f"{short(one['signature'])}, {one['author']}, {one['time']}"
         holds = {"signed": "holds", "bad": "does not hold", "not_verified": "claimed"}[one["status"]]
+        if result["status"] == "signed" and one["code"] == "wrong_key":
+            yield f"  not by whom you trust: {_signer(one)} ({where})"
+            continue  # somebody else's is no reason to worry where one holds
         yield f"  {holds}: {_signer(one)} ({where})"
         if one["problem"]:
             yield f"    {one['problem']}"
@@ -77,4 +80,4 @@ def _signer(one: Any) -> str:
         return "unreadable"
     key = f"key {one['key']}" if one["key"] else None
     named = f"{one['method']} of {one['identity']}" if one["identity"] else None
-    return ", ".join(text for text in (named, key) if text) or "a key that it does not name"
+    return ", ".join(text for text in (named, key) if text) or "a key, of which it does not say more"
