@@ -188,13 +188,15 @@ class _Binding:
         first: Mapping[str, ValueKey] = {}
         differing: list[str] = []
         configured: tuple[str, ...] = ()
+        refused: ConflictError | None = None
         for label, found, form in candidates:
             try:
                 wanted = self._values.of(found, form)
-            except ConflictError:
+            except ConflictError as error:
                 if not first:
                     raise
-                continue  # what cannot be merged is not merged
+                refused = error  # what cannot be merged is not merged
+                continue
             if not first:
                 first, differing = wanted, self._values.differing(wanted)
                 wrong = differing
@@ -210,7 +212,7 @@ class _Binding:
             failed.append((label, wrong))
         if configured:
             raise self._other_settings(configured)
-        raise self._other_model(differing, failed[1:], len(first))
+        raise self._other_model(differing, failed[1:], len(first), refused)
 
     def _configured_as_identity(self, found: Composition) -> tuple[str, ...]:
         """Settings that the composition's overlays change, and that the model has as they are without them."""
@@ -247,14 +249,21 @@ class _Binding:
         return list(zip(self._composition.slots, self._members, strict=True))
 
     def _other_model(
-        self, differing: Sequence[str], others: Sequence[tuple[str, list[str]]], count: int
+        self,
+        differing: Sequence[str],
+        others: Sequence[tuple[str, list[str]]],
+        count: int,
+        refused: ConflictError | None,
     ) -> OtherModelError:
+        hint = "Bind it to the commit that it was loaded from, or load that one: repo.load(revision)"
+        if refused is not None:
+            hint += f". A merged checkout of this commit is nothing to bind: {refused.message}"
         near = [f"{len(wrong)} differ from {label}" for label, wrong in others if len(wrong) < len(differing)]
         return OtherModelError(
             f"the model is not what was committed: {len(differing)} of {count} tensors differ ({shown(differing)})"
             + (f"; {', '.join(near)}" if near else ""),
             object=differing[0],
-            hint="Bind it to the commit that it was loaded from, or load that one: repo.load(revision)",
+            hint=hint,
         )
 
     # -- a model with adapters ----------------------------------------------------------------------------------

@@ -54,10 +54,12 @@ def _merged(store: Store, composition: Composition, beneath: Mapping[str, Stored
     adapters = [member for member in members(store, composition) if member.config is not None]
     plan = plan_merge(store, adapters, beneath)
     if plan.added:
+        added = plan.added[0]
+        by = next(one.name for one in adapters if any(effect.target == added for effect in one.behavior.effects))
         raise CannotMergeError(
-            f"{plan.added[0]!r} is added by a behavior: the merged model is of another form",
-            object=plan.added[0],
-            hint="Hold the behaviors apart, or load a merged checkout.",
+            f"{by!r} adds {added!r}, for which the model beneath has no place: it cannot be merged into that",
+            object=by,
+            hint="Hold it apart: form='adapters'. A merged model to use alone: repo.checkout(..., form='merged')",
         )
     merged: dict[str, ValueKey] = {name: MergedValue(beneath[name], terms) for name, terms in plan.terms.items()}
     merged.update((name, MergedValue(beneath[name], PeftTerm(composition, name))) for name in plan.by_peft)

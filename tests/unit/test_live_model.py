@@ -402,3 +402,36 @@ class TestKeepingOut:
         model = story.load("a")
         story.repo.attach(model, story.commits["a"])
         story.repo.attach(model, story.commits["a"]).close()
+
+
+def test_a_behavior_that_brings_a_head_is_held_apart_and_not_merged(tmp_path: Path) -> None:
+    tiny_models.save(tiny_models.bert("BertModel"), tmp_path / "base")
+    classifier = tiny_models.bert("BertForSequenceClassification", labels=5)
+    tiny_models.save_adapter(classifier, tmp_path / "topic")
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=tmp_path / "base")
+        repo.commit("topic", behaviors={"topic": tmp_path / "topic"})
+        with repo.attach(repo.load("HEAD~1"), "HEAD~1") as live:
+            bare = weights(live.model)
+            live.switch("HEAD")
+            before = weights(live.model)
+            with pytest.raises(rblstore.ConflictError, match="'topic' adds 'classifier") as caught:
+                live.merge()
+            assert (caught.value.code, caught.value.object, live.form) == ("cannot_merge", "topic", "adapters")
+            assert "form='adapters'" in str(caught.value.hint)
+            assert weights(live.model) == before
+            live.switch("HEAD~1", form="merged")
+            with pytest.raises(rblstore.ConflictError, match="'topic' adds 'classifier"):
+                live.attach("topic", "HEAD")
+            assert (live.behaviors, weights(live.model)) == ((), bare)
+            live.switch("HEAD", form="adapters")
+            assert weights(live.model) == before
+        with pytest.raises(rblstore.ConflictError) as caught:
+            repo.attach(merged_checkout(repo, tmp_path / "out"), "HEAD")
+        assert caught.value.code == "other_model"
+        assert "merged checkout of this commit is nothing to bind: 'topic' adds" in str(caught.value.hint)
+
+
+def merged_checkout(repo: Any, folder: Path) -> Any:
+    repo.checkout("HEAD", folder, form="merged")
+    return rblstore.load_checkout(folder)
