@@ -232,8 +232,8 @@ def claims_from_files(
         recognise: Which licence a text is and whether by all of it (``text``) or its ``title``; None where unknown.
 
     Returns:
-        Claims, sorted and none repeated, each with the file's path as its origin; and warnings, each of which is a claim
-        ``not_read``, too.
+        Claims, sorted and none repeated, each with the file's path as its origin; and warnings, each of which is also a
+        claim ``not_read``.
     """
     gathering = _Gathering(recognise)
     for path in sorted(files):
