@@ -45,7 +45,7 @@ class LiveClosedError(UsageError):
 
 
 class LiveTrainingError(ConflictError):
-    """The model is in training mode."""
+    """The model is in training mode, or in a training run."""
 
     code: ClassVar[str] = "model_trains"
 
@@ -341,12 +341,13 @@ class LiveModel:
             LiveBusyError: Another thread holds it.
             LiveClosedError: It was closed.
             LiveBrokenError: A change failed half way, and this one does not mend it.
-            LiveTrainingError: The model is in training mode.
+            LiveTrainingError: The model is in training mode, or in a training run.
         """
         with self._held():
             self._check(mending=mending)
             if self._state.plain.training or self._state.model.training:
                 raise training_error(self._state.plain)
+            self._check_no_run()
             yield self._state
 
     @contextmanager
@@ -372,6 +373,16 @@ class LiveModel:
             raise LiveBrokenError(
                 "a change failed half way, and what was before could not be put back",
                 hint="Switch to a commit that can be read, or load the model anew.",
+            )
+
+    def _check_no_run(self) -> None:
+        from rblstore.operations.training_setup import in_training
+
+        if in_training(self._state.plain):
+            raise LiveTrainingError(
+                "a training run commits what is on the model",
+                object=type(self._state.plain).__name__,
+                hint="End the run first: between two of its steps what it trains would be taken off.",
             )
 
     def _find(self, name: str, revision: str | None) -> tuple[Composition, Slot]:

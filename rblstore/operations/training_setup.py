@@ -39,6 +39,11 @@ _SETTINGS: Final = ("config.json", "generation_config.json")
 _IN_TRAINING: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
+def in_training(plain: nn.Module) -> bool:
+    """Whether a training run that has started, and has not ended, commits what lies on this plain model."""
+    return plain in _IN_TRAINING
+
+
 class NothingTrainableError(UsageError):
     """A model of which no parameter is trained."""
 
@@ -308,7 +313,7 @@ def prepare(store: Store, given: Any, options: TrainingOptions) -> Training:
             hint="What rblstore loads is for use; to train it, set requires_grad on what is to be trained.",
         )
     plain = plain_model(model)
-    if plain in _IN_TRAINING:
+    if in_training(plain):
         raise ModelInTrainingError(
             f"the {type(plain).__name__} is in another training run",
             object=type(plain).__name__,

@@ -95,3 +95,30 @@ def test_weights_that_an_adapter_replaced_are_compared_too(tmp_path: Any) -> Non
         with pytest.raises(rblstore.DivergedError) as caught:
             live.verify()
         assert caught.value.names == (name,)  # type: ignore[attr-defined]
+
+
+def test_nothing_changes_the_model_of_a_training_run(tmp_path: Any) -> None:
+    tiny_models.save(tiny_models.llama(), tmp_path / "base")
+    tiny_models.save_adapter(tiny_models.llama(), tmp_path / "a")
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=tmp_path / "base")
+        repo.commit("a", behaviors={"a": tmp_path / "a"})
+        live = repo.attach(repo.load(), "HEAD")
+        trained = [one for name, one in live.model.named_parameters() if "lora_" in name]
+        for one in trained:
+            one.requires_grad_(True)
+        with repo.training(live.model, "a", every=1) as run:
+            live.model.eval()  # as for an evaluation between two steps
+            for action in (lambda: live.switch("HEAD~1"), lambda: live.detach("a"), live.merge, live.repair):
+                with pytest.raises(rblstore.ConflictError, match="training run") as caught:
+                    action()
+                assert caught.value.code == "model_trains"
+            with torch.no_grad():
+                for one in trained:
+                    one.add_(0.5)
+            run.step(loss=1.0)
+            run.wait()
+        assert [str(made.commit) for made in run.commits] == [repo.head]
+        live.switch("HEAD", discard=True)
+        assert_fresh(live, repo.load())
+        live.close()
