@@ -217,7 +217,7 @@ def test_scale_refuses_what_makes_no_sense(story: Story) -> None:
         ([], {}, "no identity"),
         ([base, base], {}, "one identity"),
         ([base, str(story.commits["a"])], {}, "one identity"),
-        ([base], {"probes": ["measured", "trained"]}, "2 probes for 1"),
+        ([base], {"probes": ["measured", "trained"]}, "2 probes are named"),
         ([base], {"mechanisms": ["overlay"]}, "no mechanism of this study"),
     ):
         with pytest.raises(UsageError, match=says):
