@@ -63,6 +63,7 @@ def test_a_mistake_is_taken_back(story: Story) -> None:
     text = story.ok("state", "polite")
     assert "org/talk=mit" in text  # what was said stays in the record
     assert "dataset=org/talk" in text
+    assert "org/talk=mit (command line; stands no more)" in text
     refused = story.json("state", "polite", "--retract", "dataset=org/talk", code=2)
     assert "nothing that stands" in refused["error"]
     assert refused["hint"]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from rblstore.cli.render.text import columns, short
+from rblstore.cli.render.text import columns, short, wrapped
+
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 def statements_lines(document: Any) -> Iterator[str]:
@@ -29,9 +32,11 @@ def statements_lines(document: Any) -> Iterator[str]:
         made = ", made now" if statement["statement"] == document["statement"] else ""
         yield ""
         yield f"{statement['author']}, {statement['time']}{made}"
-        yield from columns(
-            (f"  {claim['key']}", claim["value"], f"({claim['origin']})") for claim in statement["claims"]
-        )
+        for claim in statement["claims"]:
+            stands = claim in document["claims"] or claim["key"] == "retracted"
+            origin = claim["origin"] if stands else f"{claim['origin']}; stands no more"
+            value = _DIGEST.sub(lambda match: short(match.group()), claim["value"])
+            yield from wrapped(f"{value} ({origin})", " " * 20, f"  {claim['key']:<17} ")
 
 
 def terms_lines(document: Any) -> Iterator[str]:
