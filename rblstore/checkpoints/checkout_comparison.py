@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
 from rblstore.checkpoints.open_beneath import open_directory, open_regular
 from rblstore.checkpoints.source_directory import is_excluded
 from rblstore.errors import InputError
+from rblstore.objects.signature_records import SIGNATURE_FILE
 
 DifferenceKind = Literal["added", "changed", "missing"]
 _CHUNK: Final = 1 << 20
@@ -55,6 +57,10 @@ def _is_same(root: int, path: str, sha256: str, size: int) -> bool | None:
     return digest.hexdigest() == sha256
 
 
+def _is_signature(root: int, path: str) -> bool:
+    return path == SIGNATURE_FILE and stat.S_ISREG(os.stat(path, dir_fd=root, follow_symlinks=False).st_mode)
+
+
 def _walk(root: int) -> Iterator[str]:
     waiting: list[tuple[str, ...]] = [()]
     while waiting:
@@ -79,7 +85,8 @@ def compare_directory(target: Path, manifest: CheckoutManifest) -> list[Differen
         manifest: What its ``rbl-composition.json`` says.
 
     Returns:
-        Sorted by path; none where it is as it was. Version control and cache folders do not count as added.
+        Sorted by path; none where it is as it was. Version control, cache folders and the signature that somebody put
+        there (``model.sig``) do not count as added.
 
     Raises:
         InputError: The directory or a file in it cannot be read.
@@ -98,7 +105,7 @@ def compare_directory(target: Path, manifest: CheckoutManifest) -> list[Differen
             elif not same:
                 found.append(Difference(file.path, "changed"))
         added = (path for path in _walk(root) if path not in known and not is_excluded(path))
-        found.extend(Difference(path, "added") for path in added)
+        found.extend(Difference(path, "added") for path in added if not _is_signature(root, path))
     except OSError as error:
         raise InputError(f"{target} could not be read: {error.strerror or error}", object=str(target)) from error
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Final, Literal, cast
 
 from rblstore.errors import InputError
 from rblstore.objects.canonical import Json
@@ -12,6 +12,9 @@ from rblstore.objects.ids import ContentId, RecordId, SignatureId
 from rblstore.objects.record import Record
 
 SigningMethod = Literal["certificate", "key", "sigstore"]
+
+SIGNATURE_FILE: Final = "model.sig"
+"""Where a signature over a directory lies in it; none signs itself."""
 
 
 @dataclass(frozen=True)

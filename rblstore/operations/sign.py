@@ -11,14 +11,14 @@ from rblstore.checkpoints.checkout_layout import CheckoutForm
 from rblstore.errors import ConflictError, InputError, NotFoundError, UsageError
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.ids import CommitId, ContentId, RecordId, SignatureId, VerificationId
-from rblstore.objects.signature_records import Signature
+from rblstore.objects.signature_records import SIGNATURE_FILE, Signature
 from rblstore.operations.checkout import FORMS
 from rblstore.operations.checkout_manifest import read_manifest
 from rblstore.operations.commit_files import commit_files
 from rblstore.operations.evidence_time import evidence_time
 from rblstore.operations.result import Result
 from rblstore.provenance.bundles import read_bundle, sign_payload
-from rblstore.provenance.signed_files import SIGNATURE_FILE, SignedCheckout, files_payload, is_ignored
+from rblstore.provenance.signed_files import SignedCheckout, files_payload, is_ignored
 from rblstore.provenance.signing_keys import BadKeyError, certificates, fingerprint, private_key
 from rblstore.repository import Store
 from rblstore.revisions import find_record, resolve
@@ -248,6 +248,12 @@ def _check_beside(output: Path, commit: CommitId, request: SignRequest) -> None:
         found = read_manifest(directory)
     except InputError:
         return  # no checkout
+    if any(file.path == output.name for file in found.files):
+        raise OtherCheckoutError(
+            f"{output} is one of the model's own files",
+            object=str(output),
+            hint="Write the signature under another name: --output FILE",
+        )
     if found.form == "partial":
         raise OtherCheckoutError(
             f"{directory} is a part of a checkout", object=str(directory), hint="Check out and sign the whole."

@@ -15,7 +15,8 @@ from rblstore.configuration import Compression
 from rblstore.objects.content_records import Behavior
 from rblstore.objects.history_records import Composition
 from rblstore.objects.paths import given_path
-from rblstore.operations.checkout_manifest import refuse_part
+from rblstore.objects.signature_records import SIGNATURE_FILE
+from rblstore.operations.checkout_manifest import read_manifest, refuse_part
 from rblstore.operations.scratch import scratch
 from rblstore.operations.stored_models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from rblstore.operations.told import Told
@@ -133,4 +134,8 @@ def _without_checkout_parts(source: SourceDirectory) -> SourceDirectory:
     left_out = source.left_out
     if len(kept) < len(source.files) - 1:
         left_out += (LeftOut(BEHAVIORS_FOLDER, "the checkout's behaviors, which are no part of its identity"),)
+    signed = any(file.path == SIGNATURE_FILE for file in kept)
+    if signed and all(file.path != SIGNATURE_FILE for file in read_manifest(source.path).files):
+        kept = tuple(file for file in kept if file.path != SIGNATURE_FILE)
+        left_out += (LeftOut(SIGNATURE_FILE, "the checkout's signature, which is not over a commit to come"),)
     return replace(source, files=kept, left_out=left_out)

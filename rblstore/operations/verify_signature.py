@@ -15,7 +15,7 @@ from rblstore.forgotten import ForgottenError
 from rblstore.objects import limits
 from rblstore.objects.evidence_records import Verification
 from rblstore.objects.ids import CommitId, ContentId, RecordId, SignatureId, VerificationId
-from rblstore.objects.signature_records import Signature
+from rblstore.objects.signature_records import SIGNATURE_FILE, Signature
 from rblstore.operations.checkout_manifest import read_manifest
 from rblstore.operations.commit_files import commit_files
 from rblstore.operations.directory_hashing import hash_directory
@@ -24,7 +24,6 @@ from rblstore.operations.sign import find_verification
 from rblstore.operations.signatures import signatures_of
 from rblstore.provenance.bundles import IN_TOTO, Bundle, WrongKeyError, read_bundle
 from rblstore.provenance.signed_files import (
-    SIGNATURE_FILE,
     OtherSubjectError,
     SignedCheckout,
     check_files,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from rblstore.errors import BadSignatureError, InputError
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
+from rblstore.objects.signature_records import SIGNATURE_FILE
 from rblstore.provenance.libraries import needed_for
 from rblstore.provenance.signing_keys import WHAT
 
 if TYPE_CHECKING:
     from model_signing.manifest import Manifest
 
-SIGNATURE_FILE: Final = "model.sig"
 # What the public command leaves out, whatever is in it; relative to the model's directory.
 IGNORED: Final = (".git", ".gitattributes", ".github", ".gitignore")
 _PREDICATES: Final = ("https://model_signing/signature/v1.0", "https://model_signing/Digests/v0.1")

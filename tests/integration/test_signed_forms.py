@@ -13,7 +13,7 @@ from tiny_checkpoints import values, write_adapter, write_base, write_safetensor
 
 import rblstore
 from rblstore.checkpoints.merging import CannotMergeError
-from rblstore.errors import ConflictError, UsageError
+from rblstore.errors import ConflictError, NothingChangedError, UsageError
 from rblstore.objects.ids import RecordId
 from rblstore.objects.signature_records import Signature
 from rblstore.operations.signatures import signatures_of
@@ -107,6 +107,35 @@ def test_a_wrong_key_is_said_before_anything_is_compared(repo: rblstore.Reposito
     repo.sign("HEAD~1", key=pem(OTHER), output=tmp_path / "a.sig")
     check = repo.verify_signature(key=public(KEY), signature=tmp_path / "a.sig")
     assert (check.status, check.signatures[0].code) == ("bad", "wrong_key")
+
+
+def test_the_signature_is_no_change_of_the_checkout(repo: rblstore.Repository, tmp_path: Path) -> None:
+    repo.checkout("HEAD", tmp_path / "out")
+    repo.sign(key=pem(KEY), output=tmp_path / "out")
+    assert repo.status(tmp_path / "out").differences == ()
+    assert not [one for one in repo.audit_path(tmp_path / "out").findings if one.rule == "gap.files-differ"]
+    again = repo.commit("again", identity=tmp_path / "out", remove=["tuned", "polite"])
+    assert ("model.sig", "the checkout's signature, which is not over a commit to come") in again.left_out
+    (tmp_path / "out" / "model.sig").unlink()
+    (tmp_path / "out" / "model.sig").symlink_to("config.json")
+    assert [(one.path, one.kind) for one in repo.status(tmp_path / "out").differences] == [("model.sig", "added")]
+
+
+def test_a_models_own_file_of_that_name_is_signed_and_stays(tmp_path: Path) -> None:
+    base = write_base(tmp_path / "base")
+    (base / "model.sig").write_text("the publisher's")
+    with rblstore.init(tmp_path / "store") as repo:
+        repo.commit("base", identity=base)
+        repo.checkout("HEAD", tmp_path / "out")
+        with pytest.raises(ConflictError, match="one of the model's own files"):
+            repo.sign(key=pem(KEY), output=tmp_path / "out", force=True)
+        repo.sign(key=pem(KEY), output=tmp_path / "mine.sig")
+        check = rblstore.verify_signature(tmp_path / "out", key=public(KEY), signature=tmp_path / "mine.sig")
+        assert (check.status, check.files) == ("signed", 4)
+        with pytest.raises(NothingChangedError):
+            repo.commit("again", identity=tmp_path / "out")
+        (tmp_path / "out" / "model.sig").write_text("changed")
+        assert [(one.path, one.kind) for one in repo.status(tmp_path / "out").differences] == [("model.sig", "changed")]
 
 
 def test_a_file_that_cannot_be_written_does_not_hide_that_it_is_signed(
