@@ -19,20 +19,33 @@ if TYPE_CHECKING:
 class ForgottenError(NotFoundError):
     """Something needs the content of an identity or behavior that was removed on purpose.
 
+    Args:
+        tombstone: What says so.
+        slot: The behavior's slot where it is needed; "" for the identity, None where that is not known.
+
     Attributes:
         tombstone: The record that says so.
     """
 
     code = "forgotten"
 
-    def __init__(self, tombstone: Tombstone, name: str | None = None) -> None:
+    def __init__(self, tombstone: Tombstone, slot: str | None = None) -> None:
         subject = tombstone.subject
-        what = f"{name!r} ({subject.short})" if name is not None else subject.short
+        what = (
+            subject.short
+            if slot is None
+            else f"{slot!r} ({subject.short})"
+            if slot
+            else f"the identity ({subject.short})"
+        )
+        out = f"rbl revert --behavior {slot or 'NAME'} --no-verify"
+        way = f"Go back to a commit without it, or take it out: {out}"
+        if slot == "":
+            way = "Nothing takes an identity out: go back to a commit on another one."
         super().__init__(
             f"{what} was removed on purpose by {tombstone.author} at {tombstone.time}: {tombstone.reason}",
             object=subject,
-            hint="Its content is gone, or will be. Go back to a commit without it, or take it out: "
-            "rbl revert --behavior NAME --no-verify",
+            hint=f"Its content is gone, or will be. {way}",
         )
         self.tombstone = tombstone
 
@@ -79,7 +92,7 @@ def require_remembered(store: Store, composition: Composition) -> None:
         CorruptError: A tombstone is damaged.
     """
     names: dict[RecordId, str] = {slot.behavior: slot.name for slot in reversed(composition.slots)}
-    names[composition.identity] = "the identity"
+    names[composition.identity] = ""
     for subject, tombstone in tombstones_of(store, names).items():
         raise ForgottenError(tombstone, names[subject])
 

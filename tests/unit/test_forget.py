@@ -61,6 +61,7 @@ def refused(repo: Any, tmp_path: Path, revision: str) -> None:
         assert "polite" in caught.value.message
         assert all(word in caught.value.message for word in ("removed on purpose by Ada", WHY))
         assert caught.value.code == "forgotten"
+        assert "rbl revert --behavior polite --no-verify" in (caught.value.hint or "")
         assert not (tmp_path / "refused").exists()
 
 
@@ -151,6 +152,9 @@ def test_a_difference_from_it_is_encoded_anew_before_it_goes(tmp_path: Path) -> 
         assert under in found.bases
         result = repo.forget("identity", reason=WHY, revision="HEAD^", apply=True)
         assert (result.role, result.commits) == ("identity", 1)
+        with pytest.raises(ForgottenError, match=r"^the identity \([0-9a-f]{12}\) was removed") as caught:
+            repo.checkout("HEAD^", tmp_path / "refused")
+        assert "revert" not in (caught.value.hint or "")
         gone(repo)
         assert not repo._store.has(under)
         assert repo._store.contents.stored([over])[0].bases == frozenset()

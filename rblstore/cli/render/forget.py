@@ -27,7 +27,10 @@ def forget_lines(result: Any) -> Iterator[str]:
         for commit in result["named"]:
             yield f"  {short(commit['id'])} {commit['subject']}"
     for branch in result["branches"]:
-        yield f"the head of {branch} is among them; take it out: rbl revert --behavior NAME --no-verify"
+        if result["role"] == "identity":
+            yield f"the head of {branch} is among them; nothing takes an identity out: go on from another one"
+        else:
+            yield f"the head of {branch} is among them; take it out there: rbl revert --behavior NAME --no-verify"
     if done:
         yield "to free the room now: rbl gc --apply --grace 0, twice"
     else:
