@@ -62,9 +62,14 @@ def check_author(author: str) -> str:
     Raises:
         UsageError: It is not one line of text.
     """
-    if not author.isprintable() or not author.strip() or len(author.encode()) > limits.TEXT_BYTES:
+    if (
+        not isinstance(author, str)
+        or not author.isprintable()
+        or not author.strip()
+        or len(author.encode()) > limits.TEXT_BYTES
+    ):
         raise UsageError(
-            "the author is not one short line of text", object=author[:80], hint="Give a name: --author NAME"
+            "the author is not one short line of text", object=str(author)[:80], hint="Give a name: --author NAME"
         )
     return author
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -111,8 +112,10 @@ def given_path(path: str | Path) -> Path:
     """A path as somebody gave it, if any system could have a file of that name.
 
     Raises:
-        UsageError: It holds a NUL, by which systems end names.
+        UsageError: It is no path, or holds a NUL, by which systems end names.
     """
+    if not isinstance(path, (str, os.PathLike)):  # the types say so; a notebook does not read them
+        raise UsageError(f"a path is text or a Path, not a {type(path).__name__}", hint="Give a file or directory.")
     if "\0" in str(path):
         shown = _shown(str(path))
         raise UsageError(f"'{shown}' cannot be a path: it has a NUL in it", object=shown)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -53,7 +53,12 @@ class AuditRequest:
             BadRulesError: A file breaks the schema.
             UsageError: A use that there is not.
         """
-        if isinstance(self.use, str) or not self.use or any(one not in USES for one in self.use):
+        if (
+            isinstance(self.use, str)
+            or not isinstance(self.use, Iterable)
+            or not self.use
+            or any(one not in USES for one in self.use)
+        ):
             raise UsageError(
                 f"a model is meant for {', '.join(USES)}, and not for {self.use!r}"[:300],
                 object=str(self.use)[:80],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rblstore.errors import InputError, UsageError
@@ -26,12 +26,14 @@ def audit_request(
         InputError: A file cannot be read.
         UsageError: One path in the place of a list of them.
     """
-    if isinstance(rules, (str, Path)):
+    if isinstance(rules, (str, Path)) or not isinstance(rules, Iterable):
         raise UsageError(
-            "'rules' is a list of files, and one was given", object=str(rules)[:200], hint="Put it into a list."
+            "'rules' is a list of files, and something else was given",
+            object=str(rules)[:200],
+            hint="Put it into a list.",
         )
     return AuditRequest(
-        tuple(use) if not isinstance(use, str) else use,
+        tuple(use) if isinstance(use, Iterable) and not isinstance(use, str) else use,
         tuple((given_path(file).name, _read(given_path(file))) for file in rules),
         data_reaches_weights,
         merged,

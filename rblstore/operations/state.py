@@ -126,9 +126,12 @@ def find_part(store: Store, name: str, revision: str = "HEAD") -> tuple[Role, Re
 
     Raises:
         NoSuchPartError: None does.
+        UsageError: It is no text.
         AmbiguousRevisionError: Several ids begin so.
         UnknownRevisionError: No such commit.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"a name is text, not a {type(name).__name__}", hint="'identity', or a behavior's name.")
     names: list[str] = []
     try:
         commit = resolve(store, revision).commit

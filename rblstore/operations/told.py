@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final
@@ -77,16 +77,12 @@ class Told:
         """
         pairs = [("license", self.license), ("license_concluded", self.concluded)]
         pairs += [("base_revision", self.base_revision), *self._source()]
+        if not isinstance(self.meta, Mapping):
+            raise UsageError(f"'meta' has values by key, and is no {type(self.meta).__name__}", hint="{'team': 'core'}")
         pairs += [(key if key in _KNOWN else f"meta.{key}", value) for key, value in self.meta.items()]
         for name, license in _data_sets(self.datasets):
             pairs += [("dataset", name), *([] if license is None else [("dataset_license", f"{name}={license}")])]
-        if isinstance(self.retract, str):
-            raise UsageError(
-                "'retract' is a list of KEY[=VALUE], and text was given",
-                object=self.retract[:80],
-                hint="Put it into a list: ['dataset=ORG/NAME'].",
-            )
-        pairs += [(RETRACTED, what) for what in self.retract]
+        pairs += [(RETRACTED, what) for what in _listed(self.retract, "retract", "KEY[=VALUE]")]
         claims = [Claim(key, _checked(key, value), origin) for key, value in pairs if value is not None]
         if self.license_file is None:
             return tuple(claims), ()
@@ -97,7 +93,7 @@ class Told:
         return tuple(claims), (text,)
 
     def _source(self) -> list[tuple[str, str | None]]:
-        if self.source is None or not _AT_HUB.fullmatch(self.source):
+        if not isinstance(self.source, str) or not _AT_HUB.fullmatch(self.source):
             return [("source", self.source)]
         name, revision = split_revision(self.source)
         return [("source", name), ("source_revision", revision)]
@@ -140,20 +136,23 @@ def _data_sets(datasets: Sequence[str] | Mapping[str, str | None]) -> list[tuple
     """Names, with a revision where one is given, and licences."""
     if isinstance(datasets, Mapping):
         return list(datasets.items())
-    if isinstance(datasets, str):
-        raise UsageError(
-            "'datasets' is a list of NAME[@REVISION][=LICENSE], and text was given",
-            object=datasets[:80],
-            hint="Put it into a list: ['ORG/NAME@REVISION=LICENSE'].",
-        )
     found: list[tuple[str, str | None]] = []
-    for given in datasets:
+    for given in _listed(datasets, "datasets", "NAME[@REVISION][=LICENSE]"):
         name, separator, license = given.rpartition("=")
         if separator and not (name.strip() and license.strip()):
             raise UsageError(
                 f"{given[:80]!r} is not NAME[@REVISION][=LICENSE]", object=given[:80], hint="Name data set and licence."
             )
         found.append((name, license) if separator else (given, None))
+    return found
+
+
+def _listed(given: Iterable[str], what: str, shape: str) -> tuple[str, ...]:
+    """A list of texts as somebody gave it; the types say so, and a notebook does not read them."""
+    found = () if isinstance(given, str) or not isinstance(given, Iterable) else tuple(given)
+    if not all(isinstance(one, str) for one in found) or (given and not found):
+        kind = "text" if isinstance(given, str) else "something else"
+        raise UsageError(f"{what!r} is a list of {shape}, and {kind} was given", object=what, hint=f"[{shape!r}, ...]")
     return found
 
 

@@ -48,13 +48,17 @@ def normalise(text: str) -> str:
         The expression, of the keys that rules use; ``NOASSERTION`` for ``other``, ``unknown`` and itself.
 
     Raises:
-        LicenseError: It does not parse, or names what nobody knows.
+        LicenseError: It does not parse, names what nobody knows, or leaves more than 256 choices.
     """
     plain = " ".join(text.split())
     if plain.upper() == NOASSERTION:
         return NOASSERTION
     known = HUB_LICENSES.get(plain.lower())
-    return known or _text(_in_form(_parsed(plain)))
+    if known:
+        return known
+    tree = _parsed(plain)
+    _choices(tree)  # what nobody could count, no rule would look at
+    return _text(_in_form(tree))
 
 
 def named(name: str) -> str:

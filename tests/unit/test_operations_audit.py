@@ -303,7 +303,15 @@ def test_nothing_but_our_errors_comes_out(repo: Any, bad: Any) -> None:
             call(bad)
 
 
-@pytest.mark.parametrize("use", [[], ["sell"], "use"])
+@pytest.mark.parametrize("bad", [7, [7]])
+def test_what_is_no_path_and_no_list(repo: Any, bad: Any) -> None:
+    with pytest.raises(UsageError):
+        repo.audit(rules=bad)
+    with pytest.raises(UsageError):
+        repo.audit_path(bad)
+
+
+@pytest.mark.parametrize("use", [[], ["sell"], "use", 5, [5]])
 def test_a_use_that_there_is_not(repo: Any, use: Any) -> None:
     with pytest.raises(UsageError):
         repo.audit(use=use)

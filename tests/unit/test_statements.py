@@ -129,6 +129,14 @@ class TestAtCommit:
             ({"source": " "}, "usage"),
             ({"license_file": "nowhere/LICENSE"}, "bad_input"),
             ({"source": "x\0y"}, "bad_input"),
+            ({"license": 5}, "bad_input"),
+            ({"source": 5}, "bad_input"),
+            ({"datasets": 5}, "usage"),
+            ({"datasets": [5]}, "usage"),
+            ({"meta": ["team=core"]}, "usage"),
+            ({"license_file": 5}, "usage"),
+            ({"license": "mit", "author": 5}, "usage"),
+            ({"license": " AND ".join(f"(mit OR LicenseRef-{n})" for n in range(9))}, "bad_license"),
         ],
     )
     def test_what_is_refused_changes_nothing(self, unchanged: Any, sources: Path, options: Any, code: str) -> None:
@@ -208,8 +216,9 @@ class TestLater:
         with pytest.raises(rblstore.UsageError) as refused:
             repo.state("identity", retract=[what])
         assert refused.value.hint
-        with pytest.raises(rblstore.UsageError, match="list of KEY"):
-            repo.state("identity", retract="license")
+        for bad in ("license", 5, [5]):
+            with pytest.raises(rblstore.UsageError, match="list of KEY"):
+                repo.state("identity", retract=bad)
 
     def test_part_of_what_stands(self, repo: Any) -> None:
         repo.state("identity", datasets=["org/web@v1=mit", "org/web@v2=zlib"])
@@ -263,6 +272,9 @@ class TestLater:
         for name in (first.commit, "abc", "", "HEAD", "x" * 5000, "ffffff"):
             with pytest.raises(rblstore.NotFoundError):
                 repo.statements(name)
+        for look in (repo.statements, repo.license_texts, repo.state):
+            with pytest.raises(rblstore.UsageError, match="a name is text"):
+                look(5)
 
     def test_before_the_first_commit(self, tmp_path: Path) -> None:
         with rblstore.init(tmp_path / "store") as repo:
