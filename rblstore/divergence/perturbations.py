@@ -26,6 +26,8 @@ REGIONS: Final[tuple[Region, ...]] = ("all", "first", "middle", "last")
 
 _BLOCK: Final = 1 << 20
 _LAYER: Final = re.compile(r"(?:^|\.)(\d+)(?:\.|$)")
+# Of noise and factors: far above any weight, and far below what a record cannot hold.
+_MOST: Final = 1e6
 _MOST_SEED: Final = (1 << 53) - 1
 
 
@@ -36,14 +38,16 @@ class BadPerturbationError(UsageError):
 
 
 def check_alpha(alpha: float) -> float:
-    """The standard deviation of noise, where it is a finite number above 0.
+    """The standard deviation of noise, where it is a number above 0, up to a million.
 
     Raises:
         BadPerturbationError: It is not.
     """
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not (math.isfinite(alpha) and alpha > 0):
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha <= _MOST:
         raise BadPerturbationError(
-            f"alpha is a finite number above 0, not {alpha!r:.40}", object="alpha", hint="The paper's: 0.001 0.01 0.05."
+            f"alpha is a number above 0, up to {_MOST:g}, not {alpha!r:.40}",
+            object="alpha",
+            hint="The paper's: 0.001 0.01 0.05.",
         )
     return float(alpha)
 
@@ -158,9 +162,12 @@ PAPER: Final = (
 
 _LIMITS: Final[Mapping[Kind, tuple[str, Callable[[float], bool]]]] = {
     "drop": ("a fraction above 0 and up to 1", lambda amount: 0 < amount <= 1),
-    "scale": ("a finite factor other than 1", lambda amount: math.isfinite(amount) and amount != 1),
-    "normal": ("a finite standard deviation above 0", lambda amount: math.isfinite(amount) and amount > 0),
-    "uniform": ("a finite half-width above 0", lambda amount: math.isfinite(amount) and amount > 0),
+    "scale": (
+        f"a factor other than 1, from {-_MOST:g} to {_MOST:g}",
+        lambda amount: abs(amount) <= _MOST and amount != 1,
+    ),
+    "normal": (f"a standard deviation above 0, up to {_MOST:g}", lambda amount: 0 < amount <= _MOST),
+    "uniform": (f"a half-width above 0, up to {_MOST:g}", lambda amount: 0 < amount <= _MOST),
 }
 
 

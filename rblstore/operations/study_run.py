@@ -116,6 +116,7 @@ class StudyRun:
             make: Measures it; the point has this condition and seed.
 
         Raises:
+            NanOutputError: The state's outputs are not numbers; names the state and the prompt.
             InputError: The point holds what no record can: NaN, or text that is too long.
             WriteError: The system refused.
         """
@@ -125,7 +126,7 @@ class StudyRun:
         self._tell(_stage(condition, seed))
         found = self._journal.find(key)
         if found is None:
-            found = self._journal.add(key, make())
+            found = self._journal.add(key, _made(make, _stage(condition, seed)))
             self._measured = True
         self._points[key] = found
         self._tell(_stage(condition, seed))
@@ -172,6 +173,15 @@ class StudyRun:
     def _tell(self, stage: str) -> None:
         if self._progress is not None:
             self._progress(ProgressEvent(stage, len(self._points), max(self._total, len(self._points)), "points"))
+
+
+def _made(make: Callable[[], StudyPoint], stage: str) -> StudyPoint:
+    from rblstore.divergence.metrics import NanOutputError
+
+    try:
+        return make()
+    except NanOutputError as error:
+        raise NanOutputError(f"{stage}: {error.message}", object=error.object, hint=error.hint) from error
 
 
 def _content(record: Study) -> dict[str, Json]:

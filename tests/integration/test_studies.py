@@ -511,11 +511,11 @@ def test_lines_of_another_journal_are_not_taken(shelf: Shelf, monkeypatch: pytes
 
 def test_nothing_is_recorded_of_a_model_that_gives_nan(shelf: Shelf) -> None:
     before = shelf.repo.studies()
-    with pytest.raises(InputError, match="'one'") as caught:
-        shelf.repo.study_mutation(shelf.base, [3e38], seeds=1)
+    with pytest.raises(InputError, match=r"alpha 1e\+06, reset none, seed 0: prompt 'one'") as caught:
+        shelf.repo.study_mutation(shelf.base, [1e6], seeds=1, dtype="float16")
     assert caught.value.code == "nan_output"
     with pytest.raises(InputError, match="'one'"):
-        shelf.repo.study_svar(shelf.a, perturbations=["normal:3e38"], seeds=1)
+        shelf.repo.study_svar(shelf.a, perturbations=["normal:1e6"], seeds=1, dtype="float16")
     assert shelf.repo.studies() == before
     assert [path.read_bytes() for path in shelf.journals] == []
 
@@ -529,8 +529,10 @@ def test_nothing_is_recorded_of_a_model_that_gives_nan(shelf: Shelf) -> None:
         (lambda s: s.repo.study_elimination(s.both, "zz"), NotFoundError, "no behavior 'zz'"),
         (lambda s: s.repo.study_elimination(s.a, epsilons=[1.5]), UsageError, "epsilon is a number from 0 to 1"),
         (lambda s: s.repo.study_elimination(s.a, epsilons=[math.nan]), UsageError, "epsilon is a number from 0 to 1"),
-        (lambda s: s.repo.study_mutation(s.a, [0.0]), UsageError, "alpha is a finite number above 0"),
-        (lambda s: s.repo.study_mutation(s.a, [math.inf]), UsageError, "alpha is a finite number above 0"),
+        (lambda s: s.repo.study_mutation(s.a, [0.0]), UsageError, "alpha is a number above 0"),
+        (lambda s: s.repo.study_mutation(s.a, [math.inf]), UsageError, "alpha is a number above 0"),
+        (lambda s: s.repo.study_mutation(s.a, [1e20]), UsageError, "up to 1e\\+06, not 1e\\+20"),
+        (lambda s: s.repo.study_svar(s.a, perturbations=["scale:1e20"]), UsageError, "from -1e\\+06 to 1e\\+06"),
         (lambda s: s.repo.study_mutation(s.a, []), UsageError, "0 values of alpha"),
         (lambda s: s.repo.study_mutation(s.a, seeds=0), UsageError, "the number of seeds is an integer from 1"),
         (lambda s: s.repo.study_svar(s.a, seeds=-1), UsageError, "the number of seeds is an integer from 1"),
