@@ -137,7 +137,7 @@ class Ours:
     def actions(self) -> Iterator[Timed]:
         """What a live model has, where its behaviors are held as they are in this one."""
         if self._form == "adapters":
-            yield Timed(SWITCH, self.at("b"), self.at("a"))
+            yield Timed(SWITCH, self.at("b"), self._from_b_to_a)
             yield Timed(DETACH, lambda: self.live.detach("a"), self.at("a"))
             yield Timed(ATTACH, self._attach, self.at("base"))
             return
@@ -146,6 +146,11 @@ class Ours:
         yield Timed(MERGED_ATTACH + self._how, self._attach, self.at("base"))
         yield Timed(MERGE + self._how, self.live.merge, self.at("a", "adapters"))
         yield Timed(UNMERGE + self._how, self.live.unmerge, self.at("a", "merged"))
+
+    def _from_b_to_a(self) -> None:
+        # As before set_adapter, which Peft.whole calls for "a": a switch that was just made, and not one that is none.
+        self.at("b")()
+        self.at("a")()
 
     def _attach(self) -> None:
         self.live.attach("a", self.commits["a"], allow_no_effect=True)
