@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from rblstore.divergence.intervals import BadMeasurementsError
 from rblstore.errors import UsageError
+from rblstore.objects import limits
 from rblstore.objects.canonical import Json
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
 
 
 class BadThresholdError(UsageError):
-    """The threshold of ILS is not a finite number of at least 0."""
+    """The threshold of ILS is not a number from 0 to 2^53 - 1, the largest that a record holds."""
 
     code = "bad_threshold"
 
@@ -100,11 +101,11 @@ def check_threshold(threshold: float) -> None:
     """Refuses a threshold that flags nothing or everything, before minutes are spent on measuring.
 
     Raises:
-        BadThresholdError: It is not a finite number of at least 0.
+        BadThresholdError: It is not a number from 0 to 2^53 - 1, the largest that a record holds.
     """
-    if not (math.isfinite(threshold) and threshold >= 0):
+    if not 0 <= threshold <= limits.JSON_INTEGER:
         raise BadThresholdError(
-            f"the threshold {threshold} is not a finite number of at least 0",
+            f"the threshold {threshold} is not a number from 0 to 2^53 - 1",
             object=str(threshold),
             hint="Without one it is the tolerance.",
         )
@@ -118,7 +119,7 @@ def locality(divergences: Iterable[tuple[str, float | None, bool]], threshold: f
         threshold: Above which a prompt is flagged.
 
     Raises:
-        BadThresholdError: The threshold is not a finite number of at least 0.
+        BadThresholdError: The threshold is not one.
         BadMeasurementsError: There are no prompts.
     """
     check_threshold(threshold)

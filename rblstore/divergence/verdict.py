@@ -23,13 +23,14 @@ from typing import Final, Literal, Protocol
 
 from rblstore.divergence.uncertainty import MeasuredPrompt, upper_end
 from rblstore.errors import UsageError
+from rblstore.objects import limits
 from rblstore.objects.evidence_records import Verdict
 
 DEFAULT_TOLERANCE: Final = 1e-6
 
 
 class BadToleranceError(UsageError):
-    """The tolerance asked for is not a finite number of at least 0."""
+    """The tolerance asked for is not a number from 0 to 2^53 - 1, the largest that a record holds."""
 
     code = "bad_tolerance"
 
@@ -74,11 +75,11 @@ def check_tolerance(tolerance: float) -> None:
     """Refuses a tolerance that decides nothing, before minutes are spent on measuring.
 
     Raises:
-        BadToleranceError: It is not a finite number of at least 0.
+        BadToleranceError: It is not a number from 0 to 2^53 - 1, the largest that a record holds.
     """
-    if not (math.isfinite(tolerance) and tolerance >= 0):
+    if not 0 <= tolerance <= limits.JSON_INTEGER:
         raise BadToleranceError(
-            f"the tolerance {tolerance} is not a finite number of at least 0",
+            f"the tolerance {tolerance} is not a number from 0 to 2^53 - 1",
             object=str(tolerance),
             hint=f"The default is {DEFAULT_TOLERANCE:g}.",
         )

@@ -64,7 +64,7 @@ def test_a_tolerance_of_zero_passes_exact_alone() -> None:
     assert decide(Numbers(False, 0.5, 0.1), 1.0) == "within_tolerance"
 
 
-@pytest.mark.parametrize("tolerance", [-1e-9, float("nan"), float("inf")])
+@pytest.mark.parametrize("tolerance", [-1e-9, 1e20, float("nan"), float("inf")])
 def test_a_tolerance_that_is_none_is_refused(tolerance: float) -> None:
     with pytest.raises(BadToleranceError) as caught:
         decide(Numbers(True, 0.0, 0.0), tolerance)

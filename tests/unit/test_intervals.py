@@ -127,7 +127,7 @@ def test_flags_name_what_a_mean_hides() -> None:
     assert (found.mean, found.largest, found.threshold) == (None, 3e-6, 1e-6)
     assert locality([("a", None, True)], 0.0).flagged == ()  # an embedding of equal bits
     assert locality([("a", 1.0, False), ("b", 2.0, False)], 5.0).mean == 1.5
-    for threshold in (-1.0, math.nan, math.inf):
+    for threshold in (-1.0, 1e20, math.nan, math.inf):
         with pytest.raises(BadThresholdError):
             locality([("a", 0.0, True)], threshold)
     with pytest.raises(BadMeasurementsError):
