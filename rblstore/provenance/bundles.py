@@ -19,7 +19,7 @@ from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
 from rblstore.objects.ids import ContentId
 from rblstore.provenance.libraries import needed_for
-from rblstore.provenance.signing_keys import WHAT, certificate_pem, fingerprint, public_pem
+from rblstore.provenance.signing_keys import WHAT, certificate_errors, certificate_pem, fingerprint, public_pem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,7 +173,13 @@ def _certificates(method: Method, material: Any) -> list[Certificate]:
     with needed_for(WHAT):
         from cryptography.x509 import load_der_x509_certificate
     listed = [material["certificate"]] if method == "sigstore" else material["x509CertificateChain"]["certificates"]
-    return [load_der_x509_certificate(base64.b64decode(one["rawBytes"], validate=True)) for one in listed]
+    try:
+        found = [load_der_x509_certificate(base64.b64decode(one["rawBytes"], validate=True)) for one in listed]
+        for one in found:  # what is malformed in it is found out only when it is asked for
+            one.public_key(), one.extensions, one.subject.rfc4514_string()
+    except certificate_errors() as error:
+        raise ValueError("certificate") from error
+    return found
 
 
 def _named_in(certificate: Certificate) -> tuple[str, ContentId]:
@@ -271,6 +277,7 @@ def verify_with_certificate(bundle: Bundle, roots: Sequence[Certificate], now: d
         from cryptography.exceptions import InvalidSignature
         from model_signing._signing.sign_certificate import Verifier
         from model_signing._signing.sign_sigstore_pb import Signature
+        from OpenSSL.crypto import Error as OpenSSLError
         from OpenSSL.crypto import X509StoreContextError
         from sigstore_models.bundle.v1 import Bundle as Parsed
     if bundle.method != "certificate":
@@ -294,5 +301,5 @@ def verify_with_certificate(bundle: Bundle, roots: Sequence[Certificate], now: d
         raise UntrustedCertificateError(f"its certificate leads to no root that was given: {error}") from error
     except InvalidSignature as error:
         raise WrongKeyError("its signature does not hold: another key made it, or it was changed since") from error
-    except _MALFORMED as error:
+    except (*_MALFORMED, OpenSSLError) as error:
         raise MalformedSignatureError("the signature is not a sigstore bundle over a DSSE envelope") from error

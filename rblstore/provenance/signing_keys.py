@@ -136,13 +136,25 @@ def certificates(data: bytes) -> tuple[Certificate, ...]:
     """
     with needed_for(WHAT):
         from cryptography.x509 import load_pem_x509_certificates
+    _capped(data, "file of certificates")
     try:
-        return tuple(load_pem_x509_certificates(_capped(data, "file of certificates")))
-    except ValueError as error:
+        found = tuple(load_pem_x509_certificates(data))
+        for one in found:
+            one.public_key()  # only now is it read
+        return found
+    except certificate_errors() as error:
         raise BadKeyError(
             "these are not certificates in PEM form",
             hint="They begin with -----BEGIN CERTIFICATE-----; from DER: openssl x509 -inform DER -in FILE",
         ) from error
+
+
+def certificate_errors() -> tuple[type[Exception], ...]:
+    """What reading a hostile certificate raises; the libraries have no family for it."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.x509 import DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType
+
+    return ValueError, UnsupportedAlgorithm, DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType
 
 
 def fingerprint(key: EllipticCurvePublicKey) -> ContentId:

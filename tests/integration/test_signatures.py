@@ -226,6 +226,29 @@ def test_a_root_that_has_expired_vouches_for_nobody(repo: rblstore.Repository, t
     assert repo.verify_signature(roots=as_pem(old) + as_pem(ROOT), signature=tmp_path / "a.sig").status == "signed"
 
 
+# Of a public key in a certificate; with the last byte another, nobody knows the algorithm.
+EC_KEY_OID = bytes.fromhex("06072a8648ce3d0201")
+
+
+def test_certificates_that_cannot_be_read(repo: rblstore.Repository, tmp_path: Path) -> None:
+    import base64
+
+    mine = certificate(KEY, "Ada", issuer=ROOT, signer=ROOT_KEY)
+    repo.sign(key=PRIVATE, certificates=as_pem(mine), output=tmp_path / "a.sig")
+    bundle = json.loads((tmp_path / "a.sig").read_bytes())
+    held = bundle["verificationMaterial"]["x509CertificateChain"]["certificates"][0]
+    strange = base64.b64decode(held["rawBytes"]).replace(EC_KEY_OID, EC_KEY_OID[:-1] + b"\x09")
+    held["rawBytes"] = base64.b64encode(strange).decode()
+    (tmp_path / "a.sig").write_text(json.dumps(bundle))
+    check = repo.verify_signature(roots=as_pem(ROOT), signature=tmp_path / "a.sig")
+    assert (check.status, check.signatures[0].code) == ("bad", "malformed_signature")
+    wrapped = f"-----BEGIN CERTIFICATE-----\n{held['rawBytes']}\n-----END CERTIFICATE-----\n".encode()
+    with pytest.raises(BadKeyError, match="not certificates"):
+        repo.verify_signature(roots=wrapped)
+    with pytest.raises(BadKeyError, match="not certificates"):
+        repo.sign(key=PRIVATE, certificates=wrapped)
+
+
 def test_keys_that_cannot_be_used() -> None:
     with pytest.raises(PasswordError, match="needs its password"):
         private_key(pem(KEY, b"secret"))
