@@ -38,6 +38,7 @@ from rblstore.errors import RblError
 from rblstore.objects.canonical import decode_json, encode_json
 from rblstore.objects.content_records import FileManifest, NamedTensor, StoredTensor
 from rblstore.objects.dtypes import span_bytes
+from rblstore.objects.evidence_records import Claim
 from rblstore.objects.ids import ContentId, parse_prefix
 from rblstore.objects.kinds import parse_record
 from rblstore.objects.paths import check_name, check_path, check_paths, check_ref_name
@@ -349,6 +350,7 @@ def _read_card(data: bytes) -> None:
     for path in ("README.md", "config.json", "adapter_config.json", "LICENSE.txt"):
         claims, warnings = claims_from_files({path: lambda: data}, recognise)
         assert all(claim.origin == path for claim in claims)
+        assert all(Claim.read(claim.body()) == claim for claim in claims)  # a record can hold it
         assert all(isinstance(warning, str) for warning in warnings)
 
 
