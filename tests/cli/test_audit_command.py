@@ -52,6 +52,16 @@ def test_the_text_is_for_somebody_in_a_hurry(story: Story) -> None:
     assert "next: close the gaps" in story.ok("audit")
 
 
+def test_data_without_licences_takes_few_lines(story: Story) -> None:
+    names = [f"org/set-{at}" for at in range(9)]
+    story.ok("state", "polite", "--dataset", "org/talk=mit", *(word for name in names for word in ("--dataset", name)))
+    text = " ".join(story.ok("audit", "--use").split())
+    assert f"9 data sets of which no licence is stated: {', '.join(names)}" in text
+    assert "dataset org/talk: MIT" in text
+    assert text.count("State it: rbl state NAME --dataset NAME=LICENSE") == 1
+    assert "dataset org/set-1: none stated" not in text
+
+
 def test_an_audit_at_a_time_says_what_came_since(story: Story) -> None:
     at = story.json("op", "log")[0]["time"]
     assert "since then: nothing was stated or proved" in story.ok("audit", "main", "--at", "9999-01-01")

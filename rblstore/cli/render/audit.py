@@ -13,6 +13,7 @@ from rblstore.cli.render.text import number, plural, short, size, wrapped
 
 _LEVELS = {"conflict": "red", "gap": "yellow", "obligation": "cyan", "note": None}
 _SHOWN = 40
+_DATA_SHOWN = 3
 
 
 def audit_lines(audit: Any) -> Iterator[str]:
@@ -37,8 +38,14 @@ def audit_lines(audit: Any) -> Iterator[str]:
         yield from _files(audit["files"])
     if audit["components"]:
         yield ""
+    unstated = [part for part in audit["components"] if part["role"] == "dataset" and not part["said"]["declared"]]
+    several = unstated if len(unstated) > _DATA_SHOWN else []
     for part in audit["components"]:
-        yield from _part(part)
+        if part not in several:
+            yield from _part(part)
+    if several:
+        names = ", ".join(part["name"] for part in several)
+        yield from wrapped(f"{len(several)} data sets of which no licence is stated: {names}", "    ")
     if audit["findings"]:
         yield ""
         yield from finding_lines(audit["findings"])
@@ -207,17 +214,13 @@ def _part(part: Any) -> Iterator[str]:
         ("licence", f"{licenses} (stated as {stated})" if stated else licenses),
         ("from", "@".join(filter(None, (", ".join(said["sources"]), said["source_revision"])))),
         ("made for", ", ".join(said["base_models"])),
-        ("trained on", ", ".join(_data(one) for one in said["datasets"])),
+        ("trained on", ", ".join(one["name"] for one in said["datasets"])),
         ("vouched for", ", ".join(short(one) for one in part["verifications"])),
         ("removed", part["removed"] or ""),
     )
     for name, value in rows:
         if value:
             yield from wrapped(value, " " * 15, f"  {name:<13}")
-
-
-def _data(data: Any) -> str:
-    return f"{data['name']} ({' | '.join(data['licenses']) or 'no licence stated'})"
 
 
 def _files(files: Any) -> Iterator[str]:
