@@ -46,7 +46,10 @@ def test_vector(text: str, expected: str) -> None:
 @pytest.mark.parametrize(("text", "expected"), VECTORS, ids=[text.split("/", 2)[1] for text, _ in VECTORS])
 def test_members_of_the_table_are_the_members_of_the_record(text: str, expected: str) -> None:
     kind = text.split("/", 2)[1]
-    rows = re.findall(r"^\| ((?:`[a-z_\[\].]+`(?:, )?)+) \|", section(kind), re.MULTILINE)
+    # What is there "only where there are some" is in no vector.
+    rows = re.findall(
+        r"^\| ((?:`[a-z_\[\].]+`(?:, )?)+) \|(?!.*only where there are some)", section(kind), re.MULTILINE
+    )
     documented = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
     assert documented == set(parse_record(text.encode()).body())
 
