@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 from rblstore.checkpoints.merging import CannotMergeError
+from rblstore.checkpoints.tensor_names import TensorNames
 from rblstore.forgotten import ForgottenError, tombstones_of
 from rblstore.objects.content_records import StoredTensor
 from rblstore.objects.history_records import Composition
@@ -21,7 +23,9 @@ from rblstore.repository import Store
 def exact_match(
     known: Known, candidate: Candidate, given: Mapping[str, StoredTensor], files: Collection[ContentId]
 ) -> ExactMatch | None:
-    """Whether all given tensors are a candidate's, whatever their names and files.
+    """Whether all given tensors are a candidate's, each in its place, whatever their files.
+
+    Names may be others, as long as none of them is that of another tensor there, up to a model's prefix.
 
     Args:
         known: The repository's.
@@ -29,11 +33,25 @@ def exact_match(
         given: Loose tensors by name, at least one.
         files: Digests of the files that they lie in.
     """
-    renamed = sum(candidate.tensors.get(name) != tensor for name, tensor in given.items())
-    mine, its = set(given.values()), set(candidate.tensors.values())
-    if not mine <= its:
+    if not set(given.values()) <= set(candidate.tensors.values()):
         return None
-    whole = mine == its and len(given) >= len(candidate.tensors)
+    names, left, renamed = TensorNames(candidate.tensors), Counter(candidate.tensors.values()), 0
+    for name, tensor in given.items():
+        if candidate.tensors.get(name) == tensor:
+            left[tensor] -= 1
+    for name, tensor in given.items():
+        if candidate.tensors.get(name) == tensor:
+            continue
+        meant = [found.name for found in names.candidates(name)]
+        if len(meant) == 1 and candidate.tensors[meant[0]] != tensor:
+            return None  # its bits belong elsewhere: layers that changed places are another model
+        tied = names.tied(name.removesuffix(".weight"))
+        if left[tensor] > 0:
+            left[tensor] -= 1
+            renamed += 1
+        elif tied is None or candidate.tensors[tied] != tensor:
+            return None  # once more than it is there: a layer that was put in twice is another model
+    whole = not +left
     same_files = not renamed and set(files) <= {entry.sha256 for entry in candidate.files}
     name, commits = known.name(candidate.role, candidate.id), known.commits(candidate)
     how: How = "files" if same_files else "tensors"

@@ -83,7 +83,7 @@ def pair_up(given: Mapping[str, LooseTensor], candidate: Candidate) -> Pairing:
     for name, loose in given.items():
         found = [one.name for one in names.candidates(name)]
         same = candidate.tensors.get(found[0]) == loose.tensor if len(found) == 1 else False
-        if same or loose.tensor in by_value:
+        if same or (not found and loose.tensor in by_value):
             equal.append(name)
             taken.add(found[0] if same else by_value[loose.tensor])
         elif len(found) == 1 and candidate.tensors[found[0]].shape == loose.tensor.shape:

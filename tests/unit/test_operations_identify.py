@@ -222,6 +222,26 @@ def test_files_of_the_same_names_are_models_of_their_own(repo: Any, made: Path, 
     assert found.commits.count == 0
 
 
+def test_layers_that_changed_places_are_another_model(repo: Any, tmp_path: Path) -> None:
+    base = base_tensors()
+    swapped = base | {NAMES[0]: base[NAMES[2]], NAMES[2]: base[NAMES[0]]}
+    for number, tensors in enumerate((swapped, {f"text.{name}": one for name, one in swapped.items()})):
+        model = only(repo, write(tmp_path / str(number), tensors))
+        assert model.exact == ()
+        like = next(one for one in model.resembling if one.name == "base")
+        assert (like.equal, like.unlike) == (4, 2)
+
+
+def test_a_layer_that_was_put_in_twice_is_another_model(repo: Any, tmp_path: Path) -> None:
+    base = base_tensors()
+    twice = base | {name.replace("layers.0", "layers.2"): base[name] for name in NAMES[:2]}
+    assert only(repo, write(tmp_path / "twice", twice)).verdict == "relative"
+    # A tied head that was saved beside the embedding it is tied to is nothing new.
+    tied = base | {"lm_head.weight": base["model.embed_tokens.weight"]}
+    (match,) = only(repo, write(tmp_path / "tied", tied)).exact
+    assert (match.name, match.whole) == ("base", True)
+
+
 # -- what it resembles --------------------------------------------------------------------------------------------
 
 
