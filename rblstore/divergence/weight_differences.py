@@ -38,7 +38,8 @@ class Thinness:
     Attributes:
         rank: Those above the rounding noise.
         energy: The part of the squared norm that they hold, from 0 to 1; 0 for a difference of zeros.
-        thin: Whether they are few (at most a quarter of the matrix's smaller side) and rounding explains the rest.
+        thin: Whether they are few (at most a quarter of the matrix's smaller side), most rows have a part in
+            them, and rounding explains the rest.
     """
 
     rank: int
@@ -89,6 +90,8 @@ def correlation(one: Floats, other: Floats) -> float | None:
     a, b = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
     if not (a.size and np.isfinite(a).all() and np.isfinite(b).all()):
         return None
+    # By their largest, so that no square overflows.
+    a, b = (side / (float(np.abs(side).max()) or 1.0) for side in (a, b))
     a, b = a - a.mean(), b - b.mean()
     norms = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
     return None if norms == 0.0 else max(-1.0, min(1.0, float(a @ b) / norms))
@@ -131,8 +134,10 @@ def thinness_of(difference: Floats, variances: Floats) -> Thinness:
     rank = int(above.sum())
     energy = float(squares[above].sum()) / total
     rest = total - float(squares[above].sum())
+    # A product reaches every row; where few are touched, tokens were added or trained.
+    spread = 2 * np.count_nonzero(difference.any(axis=1)) > rows
     explained = rest <= max(_NOISE_MARGIN * float(variances.sum()), _REST * total)
-    return Thinness(rank, energy, thin=1 <= rank <= min(rows, columns) // 4 and explained)
+    return Thinness(rank, energy, thin=1 <= rank <= min(rows, columns) // 4 and spread and explained)
 
 
 class SharedDifferences:

@@ -56,7 +56,7 @@ def identify(store: Store, path: Path, progress: Progress | None = None) -> Iden
         for digest in {entry.sha256 for entry in holder.files}:
             by_digest.setdefault(digest, []).append(holder.id)
     groups = _groups(hashed, folders=path.is_dir())
-    models = tuple(_model(store, known, name, groups[name]) for name in sorted(groups))
+    models = tuple(_model(store, known, name, groups[name], _beside(name, hashed)) for name in sorted(groups))
     return IdentifyResult(
         str(path),
         tuple(
@@ -86,7 +86,19 @@ def _groups(hashed: Sequence[HashedFile], *, folders: bool) -> dict[str, list[Ha
     return {name: files for name, files in found.items() if files}
 
 
-def _model(store: Store, known: Known, folder: str, files: Sequence[HashedFile]) -> IdentifiedModel:
+def _beside(folder: str, hashed: Sequence[HashedFile]) -> dict[str, ContentId]:
+    """Digests of the files in a folder that hold no tensors, by their paths in it."""
+    prefix = "" if folder == "." else f"{folder}/"
+    return {
+        one.file.path.removeprefix(prefix): one.sha256
+        for one in hashed
+        if not one.tensors and one.file.path.startswith(prefix)
+    }
+
+
+def _model(
+    store: Store, known: Known, folder: str, files: Sequence[HashedFile], beside: Mapping[str, ContentId]
+) -> IdentifiedModel:
     tensors = {name: tensor for file in files for name, tensor in (file.tensors or {}).items()}
     given = {name: loose.tensor for name, loose in tensors.items()}
     digests = [file.sha256 for file in files]
@@ -94,7 +106,7 @@ def _model(store: Store, known: Known, folder: str, files: Sequence[HashedFile])
     pairings: list[Pairing] = []
     candidates = 0
     for candidate in known.candidates():
-        match = exact_match(known, candidate, given, digests)
+        match = exact_match(known, candidate, given, digests, beside)
         if match is not None:
             exact.append(match)
             continue

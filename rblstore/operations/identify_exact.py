@@ -21,7 +21,11 @@ from rblstore.repository import Store
 
 
 def exact_match(
-    known: Known, candidate: Candidate, given: Mapping[str, StoredTensor], files: Collection[ContentId]
+    known: Known,
+    candidate: Candidate,
+    given: Mapping[str, StoredTensor],
+    files: Collection[ContentId],
+    beside: Mapping[str, ContentId],
 ) -> ExactMatch | None:
     """Whether all given tensors are a candidate's, each in its place, whatever their files.
 
@@ -32,6 +36,7 @@ def exact_match(
         candidate: A stored model.
         given: Loose tensors by name, at least one.
         files: Digests of the files that they lie in.
+        beside: Digests of the other files of their folder, by their paths in it.
     """
     if not set(given.values()) <= set(candidate.tensors.values()):
         return None
@@ -55,7 +60,8 @@ def exact_match(
     same_files = not renamed and set(files) <= {entry.sha256 for entry in candidate.files}
     name, commits = known.name(candidate.role, candidate.id), known.commits(candidate)
     how: How = "files" if same_files else "tensors"
-    return ExactMatch(candidate.role, candidate.id, name, how, whole, renamed, commits)
+    differing = tuple(entry.path for entry in candidate.files if beside.get(entry.path, entry.sha256) != entry.sha256)
+    return ExactMatch(candidate.role, candidate.id, name, how, whole, renamed, differing, commits)
 
 
 def merged_matches(store: Store, known: Known, given: Mapping[str, StoredTensor]) -> Iterator[ExactMatch]:
@@ -81,7 +87,7 @@ def merged_matches(store: Store, known: Known, given: Mapping[str, StoredTensor]
             continue
         if same:
             yield ExactMatch(
-                "composition", id, "", "merged", True, 0, commits_found(known.history.commits_of(id))
+                "composition", id, "", "merged", True, 0, (), commits_found(known.history.commits_of(id))
             )  # fmt: skip
 
 

@@ -82,6 +82,8 @@ def pair_up(given: Mapping[str, LooseTensor], candidate: Candidate) -> Pairing:
     equal, pairs, taken = [], [], set()
     for name, loose in given.items():
         found = [one.name for one in names.candidates(name)]
+        if not found and (tied := names.tied(name.removesuffix(".weight"))) is not None:
+            found = [tied]  # a head that was saved beside the embedding it is tied to
         same = candidate.tensors.get(found[0]) == loose.tensor if len(found) == 1 else False
         if same or (not found and loose.tensor in by_value):
             equal.append(name)

@@ -58,6 +58,7 @@ class ExactMatch:
             files; ``merged`` where they are what its merged checkout holds, computed anew and compared by digest.
         whole: Whether nothing of it is lacking; else the tensors are some of its tensors.
         renamed: How many of the tensors have other names than in it.
+        differing: Files beside the weights that it has too, with other bytes: its config, an adapter's settings.
         commits: Where it is.
     """
 
@@ -67,6 +68,7 @@ class ExactMatch:
     how: How
     whole: bool
     renamed: int
+    differing: tuple[str, ...]
     commits: CommitsFound
 
 

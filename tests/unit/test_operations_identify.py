@@ -222,6 +222,14 @@ def test_files_of_the_same_names_are_models_of_their_own(repo: Any, made: Path, 
     assert found.commits.count == 0
 
 
+def test_settings_that_were_changed_beside_the_same_weights_are_named(repo: Any, made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "adapters", tmp_path / "out")
+    for path in ("config.json", "behaviors/warm/adapter_config.json"):
+        (tmp_path / "out" / path).write_text("{}")
+    found = {model.path: model.exact[0].differing for model in repo.identify(tmp_path / "out").models}
+    assert found == {".": ("config.json",), "behaviors/warm": ("adapter_config.json",), "behaviors/cold": ()}
+
+
 def test_layers_that_changed_places_are_another_model(repo: Any, tmp_path: Path) -> None:
     base = base_tensors()
     swapped = base | {NAMES[0]: base[NAMES[2]], NAMES[2]: base[NAMES[0]]}
@@ -253,6 +261,20 @@ def test_another_element_type_is_a_cast(repo: Any, tmp_path: Path, dtype: str) -
     assert (like.equal, like.cast, like.from_dtypes, like.to_dtypes) == (0, 6, ("BF16",), (dtype,))
     assert model.resembling[0] == like
     assert like.commits.first == commit(repo, "main~2")
+
+
+def test_a_tied_head_that_was_cast_too_is_a_cast(repo: Any, tmp_path: Path) -> None:
+    tensors = {name: stored(floats(one), "F16") for name, one in base_tensors().items()}
+    model = only(repo, write(tmp_path, tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"]}))
+    assert (model.verdict, model.resembling[0].cast) == ("cast", 7)
+
+
+def test_a_few_trained_rows_are_no_merged_adapter(repo: Any, tmp_path: Path) -> None:
+    base = base_tensors()
+    embedding = floats(base["model.embed_tokens.weight"]).copy()
+    embedding[-3:] = drawn(3, 3, SIDE)
+    model = only(repo, write(tmp_path, base | {"model.embed_tokens.weight": stored(embedding, "BF16")}))
+    assert model.verdict == "relative"
 
 
 def test_a_cast_is_compared_to_the_last_value(repo: Any, tmp_path: Path) -> None:

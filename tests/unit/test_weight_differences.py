@@ -81,6 +81,8 @@ def test_correlation_of_equal_opposite_unrelated_and_constant_values() -> None:
     assert correlation(_WEIGHTS, 3 - _WEIGHTS) == pytest.approx(-1.0)
     assert abs(correlation(_WEIGHTS, other) or 0.0) < 0.05
     assert correlation(_WEIGHTS, np.ones_like(_WEIGHTS)) is None
+    with np.errstate(over="raise"):
+        assert correlation(_WEIGHTS * 1e306, _WEIGHTS * 1e306) == pytest.approx(1.0)
     assert correlation(_WEIGHTS, np.where(_WEIGHTS > 0.1, np.nan, _WEIGHTS)) is None
     assert correlation(np.empty((0,)), np.empty((0,))) is None
 

@@ -68,6 +68,9 @@ def _exact(match: Any) -> Iterator[str]:
     part = "" if match["whole"] else "a part of "
     renamed = f", {match['renamed']} under other names" if match["renamed"] else ""
     yield from wrapped(f"is {part}{_label(match)}: {how}{renamed}", "    ", "  ")
+    if match["differing"]:
+        names = ", ".join(match["differing"][:_SHOWN]) + (", ..." if len(match["differing"]) > _SHOWN else "")
+        yield from wrapped(f"but beside it, with other bytes than it has: {names}", "      ", "    ")
     yield from wrapped(_commits(match["commits"], "in"), "      ", "    ")
 
 
