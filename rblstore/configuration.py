@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -133,10 +132,8 @@ def parse_configuration(data: bytes) -> Configuration:
         raise _bad(f"it has more than {_MAX_DOTS} dots")
     if data == DEFAULT_TEXT.encode():
         return Configuration()  # most repositories; no parser is loaded for them
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    import tomllib
+
     try:
         table = tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:

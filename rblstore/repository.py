@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,7 +53,7 @@ class UnfinishedInitError(RblError):
 
 def utc_now() -> str:
     """The time as records write it: RFC 3339, UTC, milliseconds, so that evidence has an order."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def oldest_first(records: Iterable[tuple[RecordId, Record]]) -> list[tuple[RecordId, Record]]:

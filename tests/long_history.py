@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def make_history(
                 slot = Slot("polite", first.slots[0].behavior, 1 + number / 2**20)
                 composition = transaction.add_record(Composition(first.identity, (slot,)))
                 parents = (made[-1], made[-7]) if number % 10 == 0 and number > 20 else (made[-1],)
-                time = (datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(minutes=number)).isoformat()
+                time = (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=number)).isoformat()
                 commit = Commit(composition, parents, AUTHOR, time, f"commit {number}\n\nIt says a little more.")
                 made.append(CommitId(transaction.add_record(commit)))
             transaction.set_ref("refs/heads/main", before, made[-1])

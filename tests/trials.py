@@ -15,8 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import Self
 
 FULL = os.environ.get("RBL_TEST_TIER", "quick") == "full"
 SEED = int(os.environ.get("RBL_TEST_SEED", random.SystemRandom().randrange(1 << 32)))

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Final, Self
 
 from rblstore.catalog.engine import (
     BUSY_TIMEOUT_SECONDS,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -124,8 +123,7 @@ def open_engine(path: Path, busy_timeout: float) -> Engine:
         )
         try:
             connection.opened_for = opened_for
-            if sys.version_info >= (3, 11):
-                connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute("PRAGMA synchronous=EXTRA")
             connection.execute("PRAGMA trusted_schema=OFF")

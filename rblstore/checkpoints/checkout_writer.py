@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Final
-
-from typing_extensions import Self
+from typing import Final, Self
 
 from rblstore.checkpoints.new_file import NewFile, NoSpaceError, writing
 from rblstore.checkpoints.open_beneath import DIRECTORY_FLAGS, open_directory

@@ -22,10 +22,9 @@ import json
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from transformers import TrainerCallback
-from typing_extensions import Self
 
 from rblstore import __version__
 from rblstore.operations.trainer_checkpoint import TRAINER_KEY, trainer_checkpoint

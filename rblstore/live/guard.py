@@ -14,10 +14,9 @@ from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from torch import nn
-from typing_extensions import Self
 
 from rblstore.errors import UsageError
 from rblstore.live.mutations import IdentityMutated, Mutation

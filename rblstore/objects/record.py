@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from typing_extensions import Self
+from typing import Any, ClassVar, Self
 
 from rblstore.objects.canonical import Json, record_body, record_bytes, sha256_hex
 from rblstore.objects.fields import Fields

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -178,10 +178,10 @@ def _log(folder: Path, newest: Operation | None) -> Iterator[Finding]:
 
 def _newest(newest: Operation) -> Iterator[Finding]:
     try:
-        made = datetime.fromisoformat(newest.time.replace("Z", "+00:00"))
+        made = datetime.fromisoformat(newest.time)
     except ValueError:
         return
-    ahead = made - datetime.now(timezone.utc)
+    ahead = made - datetime.now(UTC)
     if ahead > _AHEAD:
         what = f"the newest operation is from {newest.time}, which is still to come"
         yield Finding("clock", "warning", what, "Set this machine's clock right, or that of whoever made it.")

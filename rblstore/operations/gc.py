@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from rblstore.catalog.engine import CommitOutcomeUnknownError
 from rblstore.errors import RblError
@@ -151,7 +151,7 @@ def _result(plan: GcPlan, written: tuple[PackSummary, ...], left: tuple[Leftover
 
 def _time(seconds: float) -> str | None:
     try:
-        return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     except (ValueError, OverflowError, OSError):
         return None  # beyond what calendars reach
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from rblstore.errors import InputError, UsageError
@@ -23,7 +23,7 @@ def moment_of(time: str) -> datetime:
     moment, fraction, offset = match.groups()
     shown = f"{moment}.{(fraction or '0')[:6]:<06}{'+00:00' if offset == 'Z' else offset}"
     try:
-        return datetime.fromisoformat(shown).astimezone(timezone.utc)
+        return datetime.fromisoformat(shown).astimezone(UTC)
     except OverflowError:  # the first or last day of the calendar, in a zone where it is another
         return datetime.fromisoformat(shown[:-6] + "+00:00")
 
@@ -41,7 +41,7 @@ def moment_asked(at: str) -> datetime:
         raise UsageError(f"a time is text, not a {type(at).__name__}", hint="2026-03-01, or 2026-03-01T12:00:00Z")
     try:
         if _DAY.fullmatch(at):
-            return datetime.fromisoformat(at).replace(tzinfo=timezone.utc) + timedelta(days=1, microseconds=-1)
+            return datetime.fromisoformat(at).replace(tzinfo=UTC) + timedelta(days=1, microseconds=-1)
         return moment_of(check_time(at))
     except (InputError, ValueError, OverflowError) as error:
         raise UsageError(

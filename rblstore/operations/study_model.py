@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from rblstore.errors import UsageError
 from rblstore.objects.evidence_records import Baseline, Probe

@@ -11,7 +11,7 @@ import binascii
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, cast
 
 from rblstore.errors import BadSignatureError, InputError
@@ -283,7 +283,7 @@ def verify_with_certificate(bundle: Bundle, roots: Sequence[Certificate], now: d
     if bundle.method != "certificate":
         raise WrongKeyError("it was not made with a certificate")
     material = bundle.raw["verificationMaterial"]
-    now = now or datetime.now(timezone.utc)
+    now = now or datetime.now(UTC)
     try:
         found = _certificates("certificate", material)
         if not _is_for_signing(found[0]):

@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from urllib.parse import urlsplit
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -290,7 +290,7 @@ def whole_second(time: str) -> str:
 
 
 def _moment(time: str) -> tuple[datetime, str]:
-    found = datetime.fromisoformat(time[:19]).replace(tzinfo=timezone.utc)
+    found = datetime.fromisoformat(time[:19]).replace(tzinfo=UTC)
     rest = time[19:].rstrip("Z")
     fraction, sign, offset = re.fullmatch(r"(\.\d+)?(?:([+-])(\d\d:\d\d))?", rest).groups()  # type: ignore[union-attr]
     if offset:

@@ -8,7 +8,6 @@ lists of licences) and ``rule`` (a list). A rule either names ``licenses`` and s
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final
@@ -139,10 +138,7 @@ def _bad(origin: str, why: str) -> BadRulesError:
 
 
 def _toml(data: bytes, origin: str) -> Any:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    import tomllib
 
     try:
         return tomllib.loads(data.decode("utf-8"))

@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Final
-
-from typing_extensions import Self
+from typing import Final, Self
 
 from rblstore.errors import CorruptError
 from rblstore.objects import limits

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from forked import environment
@@ -29,7 +29,6 @@ from power_checks import check_content, check_durable, check_opened, check_usabl
 from power_story import account
 from power_worker import prepare, write_sources
 from trials import FULL, Trials
-from typing_extensions import Self
 
 import rblstore
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from rblstore.operations import stat_cache
 from rblstore.operations.stat_cache import FileStamp, StatCache
 from rblstore.storage import disk, durable
 
-NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 DAY = 86_400.0
 
 
@@ -126,7 +126,7 @@ def test_a_statement_made_later_counts_though_the_clock_was_set_back(
 
 
 def test_times_that_no_calendar_has_yet_are_written_and_read(repo: rblstore.Repository, clock: Clock) -> None:
-    for moment in (datetime(9999, 12, 31, 23, 59, 59, 999_000, timezone.utc), datetime(1, 1, 1, tzinfo=timezone.utc)):
+    for moment in (datetime(9999, 12, 31, 23, 59, 59, 999_000, UTC), datetime(1, 1, 1, tzinfo=UTC)):
         clock.time = moment
         repo.create_branch(f"in-{moment.year}")
     with rblstore.open(repo.path) as again:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,6 @@ from rblstore.provenance.findings import USES, Finding
 from rblstore.provenance.parts import Part, Subject
 from rblstore.provenance.rule import Rule
 from rblstore.provenance.said import said
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 FOLDER = Path(__file__).parent / "license_scenarios"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import random
 import sqlite3
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -309,7 +308,6 @@ def test_statements_that_do_not_suit_the_schema_mean_damage(statement: str, *, c
     with pytest.raises(sqlite3.OperationalError) as found:
         connection.execute(statement)
     error = found.value if coded else sqlite3.OperationalError(str(found.value))
-    known = coded and sys.version_info >= (3, 11)
-    expected = CatalogDamagedError if known or "GROUP" not in statement else CatalogFailedError
+    expected = CatalogDamagedError if coded or "GROUP" not in statement else CatalogFailedError
     assert type(translated(error, "catalog.db")) is expected
     connection.close()
