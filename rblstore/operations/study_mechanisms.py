@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypedDict
-
-from typing_extensions import Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from rblstore.divergence.locality import check_threshold
 from rblstore.divergence.recipes import Recipe
