@@ -46,7 +46,7 @@ __all__ = [
 TREE_FILE: Final = "state.json"
 TENSORS_FILE: Final = "state.safetensors"
 _ELEMENT_TYPES: Final = {f"torch.{name}": dtype for dtype, name in TORCH_NAMES.items()}
-_VERSIONED: Final = ("torch", "transformers", "peft", "accelerate", "numpy")
+_VERSIONED: Final = ("transformers", "peft", "accelerate", "numpy")
 
 
 class NoStateError(NotFoundError):
@@ -211,7 +211,10 @@ def _environment() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
+    import torch
+
+    # torch's own word names the build as well (+cu130), which the package's version may not.
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     for name in _VERSIONED:
         try:
             found[name] = version(name)

@@ -57,7 +57,7 @@ def test_what_is_in_it(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or ".rbl/" in name]
     assert "rbl = rblstore.cli.main:main" in entries
     assert "License-Expression: Apache-2.0" in metadata
-    assert "Requires-Python: >=3.10" in metadata
+    assert "Requires-Python: >=3.11" in metadata
 
 
 def test_it_is_used_away_from_the_source_tree(installed: Path, tmp_path: Path) -> None:
