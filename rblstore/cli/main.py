@@ -10,7 +10,10 @@ import gc
 import os
 import sys
 
-from rblstore.cli import signals
+try:
+    from rblstore.cli import signals
+except KeyboardInterrupt:  # before they could be taken over
+    sys.exit(130)
 
 TYPE_CHECKING = False  # as type checkers read it; the module that has it takes as long to import as all of this
 if TYPE_CHECKING:

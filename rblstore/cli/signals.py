@@ -9,15 +9,19 @@ collects it. Once the command is done they are ignored. What was ignored from th
 from __future__ import annotations
 
 import os
-import signal
 
 TYPE_CHECKING = False  # as type checkers read it; importing it would take longer than all of this
 if TYPE_CHECKING:
+    import signal
     from collections.abc import Sequence
     from types import FrameType
     from typing import Final
+else:
+    # What `signal` itself is made of. It adds names to the numbers, and the imports for that take longer than all that
+    # comes before the signals are taken over: a Ctrl-C among them would print a traceback.
+    import _signal as signal
 
-CODES: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung_up"}
+CODES: Final[dict[int, str]] = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung_up"}
 """Which signals end a command, and the failure's code."""
 
 _IGNORED_WHILE_CLEANING: Final = 2
@@ -45,7 +49,7 @@ def exit_code() -> int:
 
 def code() -> str:
     """The code of a failure by the same signal."""
-    return CODES[signal.Signals(_State.first or signal.SIGINT)]
+    return CODES[_State.first or signal.SIGINT]
 
 
 def message() -> str:
@@ -66,7 +70,7 @@ def install(arguments: Sequence[str]) -> None:
     _State.phase, _State.first, _State.count = _STARTING, None, 0
     _State.as_json = "--json" in arguments
     for number in CODES:
-        if signal.getsignal(number) is not signal.SIG_IGN:
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _handle)
 
 
@@ -96,7 +100,7 @@ def _leave(number: int) -> None:
     status = 128 + number
     try:
         if _State.as_json:
-            named = f'"error": "{_message(number)}", "code": "{CODES[signal.Signals(number)]}"'
+            named = f'"error": "{_message(number)}", "code": "{CODES[number]}"'
             os.write(1, f'{{{named}, "object": null, "hint": null, "exit_code": {status}}}\n'.encode())
         os.write(2, f"{_message(number)}\n".encode())
     finally:

@@ -262,6 +262,32 @@ def test_a_signal_while_modules_are_imported_prints_no_traceback(
         assert (json.loads(done.stdout)["code"] == name) if json_wanted else (done.stdout == "")
 
 
+@every_signal
+def test_signals_are_taken_over_before_anything_is_imported_from_elsewhere(number: signal.Signals) -> None:
+    """`enum` is what `signal` takes its time for; without site-packages nothing else has asked for it before."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", WHILE_IMPORTING, "enum", str(int(number)), "log"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (SAID[number][0], "", SAID[number][2])
+
+
+def test_control_c_before_they_are_taken_over_prints_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", WHILE_IMPORTING, "rblstore.cli.signals", str(int(signal.SIGINT)), "log"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
 def test_what_is_ignored_from_the_start_stays_ignored(store: Path, number: signal.Signals) -> None:
     done = subprocess.run(
