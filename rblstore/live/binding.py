@@ -11,6 +11,7 @@ import copy
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -26,7 +27,8 @@ from rblstore.objects.dtypes import TORCH_NAMES
 
 Read = Callable[[str], torch.Tensor | None]
 
-DTYPES = TORCH_NAMES
+DTYPES = MappingProxyType({stored: name for stored, name in TORCH_NAMES.items() if hasattr(torch, name)})
+"""What this torch calls the element types that it has: those below 2.7 lack one."""
 
 
 class UnmappedTensorError(ConflictError):

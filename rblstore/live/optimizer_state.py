@@ -14,6 +14,9 @@ from typing import Any, ClassVar, Final
 from rblstore.checkpoints.state_tree import copied_tree
 from rblstore.errors import ConflictError
 
+# What np.random.get_state gives: a name, the key, a position and what is left of a pair of normal numbers.
+_NUMPY_PARTS: Final = 5
+_NUMPY_KEY: Final = (624,)
 _LIBRARY_ERRORS: Final = (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError)
 
 
@@ -268,7 +271,11 @@ def _check_global_states(states: Mapping[str, Any]) -> None:
     if "numpy" in states:
         import numpy as np
 
-        np.random.RandomState().set_state(states["numpy"])
+        state = states["numpy"]
+        # Some versions of NumPy read on past the end of one that is too short.
+        if not isinstance(state, tuple) or len(state) != _NUMPY_PARTS or np.shape(state[1]) != _NUMPY_KEY:
+            raise ValueError("the state of NumPy's generator is none of MT19937")
+        np.random.RandomState().set_state(state)
     devices = states.get("cuda", [])
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if len(devices) > there:

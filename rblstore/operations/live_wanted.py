@@ -10,7 +10,6 @@ from rblstore.errors import InputError
 from rblstore.objects import limits
 from rblstore.objects.canonical import decode_json
 from rblstore.objects.content_records import StoredTensor
-from rblstore.objects.dtypes import TORCH_NAMES
 from rblstore.objects.history_records import Composition
 from rblstore.operations.live_places import UnwritableTensorError
 from rblstore.operations.merged_tensors import plan_merge
@@ -40,9 +39,11 @@ def wanted_values(
         UnwritableTensorError: A tensor is of a type that torch does not have.
         CorruptError: A record is missing or damaged.
     """
+    from rblstore.live.binding import DTYPES
+
     state = composed_state(store, composition)
     for name, tensor in state.tensors.items():
-        if tensor.dtype not in TORCH_NAMES:
+        if tensor.dtype not in DTYPES:
             raise UnwritableTensorError(f"torch has no type for {name!r} ({tensor.dtype})", object=name)
     wanted: dict[str, ValueKey] = dict(state.tensors)
     if form == "merged":

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from rblstore.objects.content_records import StoredTensor
-from rblstore.objects.dtypes import TORCH_NAMES
 from rblstore.objects.history_records import Composition
 from rblstore.operations.merged_tensors import PeftMerge, merged_rows
 from rblstore.operations.stored_models import composed_state
@@ -24,7 +23,9 @@ def torch_dtype(stored: StoredTensor) -> torch.dtype:
     """The element type of a stored tensor once it is read."""
     import torch
 
-    found: torch.dtype = getattr(torch, TORCH_NAMES[stored.dtype])
+    from rblstore.live.binding import DTYPES
+
+    found: torch.dtype = getattr(torch, DTYPES[stored.dtype])
     return found
 
 

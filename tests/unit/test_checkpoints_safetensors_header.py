@@ -184,6 +184,8 @@ def test_encoding_equals_the_library_for_every_element_type() -> None:
         *("int16", "uint16", "float16", "bfloat16", "int32", "uint32", "float32"),
         *("complex64", "float64", "int64", "uint64"),
     ]
+    if not hasattr(torch, "float8_e8m0fnu"):  # since 2.7
+        dtypes.remove("float8_e8m0fnu")
     tensors = {}
     for number, name in enumerate(dtypes):
         dtype = getattr(torch, name)
