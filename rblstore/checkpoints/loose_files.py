@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from rblstore.checkpoints.safetensors_header import BadSafetensorsError, read_header
-from rblstore.checkpoints.source_directory import is_excluded, read_exactly_into
+from rblstore.checkpoints.source_directory import EXCLUDED, LeftOut, is_excluded, read_exactly_into
 from rblstore.errors import InputError
 from rblstore.objects import limits
 from rblstore.objects.content_records import StoredTensor
@@ -116,10 +117,10 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def loose_files(path: Path) -> list[LooseFile]:
-    """The regular files of a directory, sorted by path; or the one file that was given.
+def loose_files(path: Path) -> tuple[list[LooseFile], list[LeftOut]]:
+    """The regular files of a directory, sorted by path, or the one file that was given; and what cannot be read there.
 
-    Links to files are followed: what they point at is only read. Folders that a commit leaves out are left out here.
+    Links to files are followed: what they point at is only read. Folders that a commit leaves out are passed over here.
 
     Args:
         path: A directory or file.
@@ -134,22 +135,37 @@ def loose_files(path: Path) -> list[LooseFile]:
                 raise InputError(
                     f"{path} is not a regular file", object=str(path), hint="Give a file, or the model's folder."
                 )
-            return [LooseFile(str(path), path, status.st_size, _stamp(status))]
-        found = []
-        for relative, file in _walk(path):
-            status = file.stat()
-            found.append(LooseFile(relative, file, status.st_size, _stamp(status)))
-        return sorted(found, key=lambda one: one.path)
+            return [LooseFile(str(path), path, status.st_size, _stamp(status))], []
+        entries = sorted((_looked_at(relative, file) for relative, file in _walk(path)), key=lambda one: one.path)
+        return (
+            [one for one in entries if isinstance(one, LooseFile)],
+            [one for one in entries if isinstance(one, LeftOut)],
+        )
+
+
+def _looked_at(relative: str, file: Path) -> LooseFile | LeftOut:
+    try:
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return LeftOut(relative, "a link that leads nowhere")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return LeftOut(relative, "a link that leads to itself")
+    if stat.S_ISREG(status.st_mode):
+        return LooseFile(relative, file, status.st_size, _stamp(status))
+    return LeftOut(relative, "a link to a folder" if stat.S_ISDIR(status.st_mode) else "no regular file")
 
 
 def _walk(path: Path) -> Iterator[tuple[str, Path]]:
     count = 0
     for folder, folders, names in os.walk(path, onerror=_raise):
-        folders.sort()
-        for name in sorted(names):
+        folders[:] = sorted(name for name in folders if name not in EXCLUDED)
+        links = (name for name in folders if (Path(folder) / name).is_symlink())  # these are not walked into
+        for name in sorted((*names, *links)):
             file = Path(folder) / name
             relative = file.relative_to(path).as_posix()
-            if is_excluded(relative) or not file.is_file():
+            if is_excluded(relative):
                 continue
             count += 1
             if count > _MAX_FILES:

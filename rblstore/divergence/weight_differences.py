@@ -79,7 +79,9 @@ def bits_apart(one: bytes, other: bytes, elements: int) -> float:
 
 
 def correlation(one: Floats, other: Floats) -> float | None:
-    """Pearson's correlation over all elements, from -1 to 1; None where one of them is constant or not finite.
+    """Pearson's correlation, from -1 to 1, over the elements that are finite in both.
+
+    None where these are less than half of all, or the same throughout in one of them.
 
     Args:
         one: Any shape, float32 or float64.
@@ -88,8 +90,10 @@ def correlation(one: Floats, other: Floats) -> float | None:
     import numpy as np
 
     a, b = one.ravel().astype(np.float64), other.ravel().astype(np.float64)
-    if not (a.size and np.isfinite(a).all() and np.isfinite(b).all()):
+    finite = np.isfinite(a) & np.isfinite(b)
+    if 2 * np.count_nonzero(finite) < max(1, a.size):
         return None
+    a, b = a[finite], b[finite]
     # By their largest, so that no square overflows.
     a, b = (side / (float(np.abs(side).max()) or 1.0) for side in (a, b))
     a, b = a - a.mean(), b - b.mean()
@@ -110,7 +114,8 @@ def rounding_variances(values: Floats, dtype: str) -> Floats:
     _, exponents = np.frexp(values.astype(np.float64))
     places = np.where(values == 0, least, np.maximum(exponents - 1, least))  # frexp gives zero an exponent of zero
     steps = np.ldexp(1.0, places - MANTISSA_BITS[dtype])
-    variances: Floats = steps * steps / 12
+    with np.errstate(over="ignore"):
+        variances: Floats = steps * steps / 12
     return variances
 
 
@@ -124,7 +129,10 @@ def thinness_of(difference: Floats, variances: Floats) -> Thinness:
     import numpy as np
 
     rows, columns = difference.shape
-    gram = difference @ difference.T if rows <= columns else difference.T @ difference
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = difference @ difference.T if rows <= columns else difference.T @ difference
+    if not np.isfinite(gram).all():
+        return Thinness(0, 0.0, thin=False)  # values of more than 1e150, in float64 alone
     squares = np.clip(np.linalg.eigvalsh(gram)[::-1], 0.0, None)
     total = float(squares.sum())
     if total == 0.0:

@@ -79,7 +79,7 @@ def _lies(store: Store, manifest: CheckoutManifest) -> Iterator[str]:
 
 
 def _loose(store: Store, path: Path, request: AuditRequest, progress: Progress | None) -> AuditResult:
-    listed = loose_files(path)
+    listed, unread = loose_files(path)
     if not listed:
         raise InputError(
             f"{path!s:.200} holds no files: there is nothing to audit",
@@ -114,6 +114,7 @@ def _loose(store: Store, path: Path, request: AuditRequest, progress: Progress |
         components = [one for one in components if one.id in chosen]
     every = (*components, *tokenizers_of(components), *datasets_of(components))
     unknown = [file.path for file in files if not file.parts]
+    unknown += [f"{one.path} ({one.reason})" for one in unread]
     if len(unknown) > _MAX_NAMED:
         unknown[_MAX_NAMED:] = [f"and {len(unknown) - _MAX_NAMED} more"]
     subject = Subject(

@@ -21,12 +21,14 @@ class Holder:
         id: Its id.
         form: ``adapter`` or ``overlay``; None for an identity.
         files: Sorted by path.
+        targets: Tensors that an adapter changes; none for anything else.
     """
 
     role: str
     id: RecordId
     form: str | None
     files: tuple[FileEntry, ...]
+    targets: frozenset[str] = frozenset()
 
 
 def holders(store: Store) -> Iterator[Holder]:
@@ -40,9 +42,12 @@ def holders(store: Store) -> Iterator[Holder]:
         behaviors = [one for one, _ in reader.records(Behavior.KIND)]
     for one in identities:
         yield Holder("identity", one, None, store.record(one, Identity).files)
+    shared: dict[frozenset[str], frozenset[str]] = {}  # thousands of adapters may change the same tensors
     for one in behaviors:
         behavior = store.record(one, Behavior)
-        yield Holder("behavior", one, behavior.form, behavior.files)
+        changes = behavior.effects if behavior.form == "adapter" else ()
+        targets = frozenset(effect.target for effect in changes if effect.on == "tensor")
+        yield Holder("behavior", one, behavior.form, behavior.files, shared.setdefault(targets, targets))
 
 
 @dataclass(frozen=True)

@@ -6,27 +6,33 @@ the two are never mixed. Everything streams: no model is loaded, and memory does
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from rblstore.checkpoints.loose_files import HashedFile, hash_file, loose_files
+from rblstore.checkpoints.loose_files import HashedFile, LooseFile, hash_file, loose_files
+from rblstore.objects.content_records import StoredTensor
+from rblstore.objects.dtypes import BITS
 from rblstore.objects.ids import CompositionId, ContentId, RecordId
-from rblstore.operations.identify_candidates import Known, commits_found
+from rblstore.operations.identify_adapters import attaches, loose_settings
+from rblstore.operations.identify_candidates import Candidate, Known, commits_found
 from rblstore.operations.identify_exact import exact_match, merged_matches
-from rblstore.operations.identify_nearest import Pairing, pair_up, resemblance
+from rblstore.operations.identify_nearest import Glance, Pairing, pair_up, resemblance
 from rblstore.operations.identify_result import (
     CommitsFound,
     ExactMatch,
+    FittingIdentity,
     IdentifiedFile,
     IdentifiedModel,
     IdentifyResult,
     Resemblance,
+    UnreadEntry,
     Verdict,
 )
 from rblstore.operations.progress import Meter, Progress
-from rblstore.operations.stored_models import ADAPTER_WEIGHTS
+from rblstore.operations.stored_models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from rblstore.repository import Store
 
 # Of a model's bytes, what must have a counterpart of the same name and shape for its values to be looked at.
@@ -47,7 +53,7 @@ def identify(store: Store, path: Path, progress: Progress | None = None) -> Iden
         InputError: It cannot be read, changes meanwhile, or has a safetensors file that breaks its format.
         CorruptError: A record or stored bytes are missing or damaged.
     """
-    listed = loose_files(path)
+    listed, unread = loose_files(path)
     meter = Meter(progress, sum(file.size for file in listed))
     hashed = [hash_file(file, partial(meter.add, "hashing")) for file in listed]
     known = Known(store)
@@ -56,13 +62,14 @@ def identify(store: Store, path: Path, progress: Progress | None = None) -> Iden
         for digest in {entry.sha256 for entry in holder.files}:
             by_digest.setdefault(digest, []).append(holder.id)
     groups = _groups(hashed, folders=path.is_dir())
-    models = tuple(_model(store, known, name, groups[name], _beside(name, hashed)) for name in sorted(groups))
+    models = tuple(_model(store, known, name, groups[name], hashed) for name in sorted(groups))
     return IdentifyResult(
         str(path),
         tuple(
             IdentifiedFile(one.file.path, one.file.size, one.sha256, tuple(by_digest.get(one.sha256, ())))
             for one in hashed
         ),
+        tuple(UnreadEntry(one.path, one.reason) for one in unread),
         models,
         _commits(known, models),
     )
@@ -86,48 +93,93 @@ def _groups(hashed: Sequence[HashedFile], *, folders: bool) -> dict[str, list[Ha
     return {name: files for name, files in found.items() if files}
 
 
-def _beside(folder: str, hashed: Sequence[HashedFile]) -> dict[str, ContentId]:
-    """Digests of the files in a folder that hold no tensors, by their paths in it."""
+def _beside(file: LooseFile, hashed: Sequence[HashedFile]) -> dict[str, HashedFile]:
+    """The files in a file's folder that hold no tensors, by their paths in it."""
+    folder = str(PurePosixPath(file.path).parent)
     prefix = "" if folder == "." else f"{folder}/"
     return {
-        one.file.path.removeprefix(prefix): one.sha256
+        one.file.path.removeprefix(prefix): one
         for one in hashed
         if not one.tensors and one.file.path.startswith(prefix)
     }
 
 
 def _model(
-    store: Store, known: Known, folder: str, files: Sequence[HashedFile], beside: Mapping[str, ContentId]
+    store: Store, known: Known, name: str, files: Sequence[HashedFile], hashed: Sequence[HashedFile]
 ) -> IdentifiedModel:
+    beside = _beside(files[0].file, hashed)
+    differing = {path: one.sha256 for path, one in beside.items()}
     tensors = {name: tensor for file in files for name, tensor in (file.tensors or {}).items()}
     given = {name: loose.tensor for name, loose in tensors.items()}
     digests = [file.sha256 for file in files]
+    size = sum(tensor.size for tensor in given.values())
+    values = frozenset(given.values()) if size else frozenset()
+    measure = _Measure(given)
     exact: list[ExactMatch] = []
-    pairings: list[Pairing] = []
-    candidates = 0
+    likely: list[tuple[float, Pairing]] = []
+    glance = Glance(store)
+    candidates = fitting = 0
     for candidate in known.candidates():
-        match = exact_match(known, candidate, given, digests, beside)
+        match = exact_match(known, candidate, given, values, digests, differing)
         if match is not None:
             exact.append(match)
             continue
         candidates += 1
-        if not exact:
-            pairings.append(pair_up(tensors, candidate))
-            pairings.sort(key=lambda one: (one.equal_bytes, one.paired_bytes), reverse=True)
-            del pairings[_COMPARED:]  # a manifest may have 100,000 names: only the likeliest stay in memory
+        if exact or measure.at_most(candidate) < _LEAST_PAIRED * size:
+            continue
+        pairing = pair_up(tensors, candidate)
+        if not pairing.paired_bytes or pairing.paired_bytes < _LEAST_PAIRED * size:
+            continue
+        fitting += 1
+        likely.append((glance.like_bytes(pairing), pairing))
+        likely.sort(key=lambda one: (one[0], one[1].paired_bytes), reverse=True)
+        del likely[_COMPARED:]  # a manifest may have 100,000 names: only the likeliest stay in memory
     if not any(match.whole for match in exact):
-        exact = [*merged_matches(store, known, given), *exact]
+        exact = [*merged_matches(store, known, tensors), *exact]
     found: list[Resemblance] = []
-    size = sum(tensor.size for tensor in given.values())
-    likely = [one for one in pairings if one.paired_bytes >= _LEAST_PAIRED * size and one.paired_bytes]
     if not exact:
-        found = [like for one in likely if (like := resemblance(store, known, one, size)) is not None]
+        found = [like for _, one in likely if (like := resemblance(store, known, one, size)) is not None]
         found.sort(key=lambda one: (_ORDER[one.kind], -one.like_bytes, -(one.correlation or 0.0)))
     exact.sort(key=lambda one: not one.whole)
+    verdict = _verdict(exact, found)
+    fits, base_named = _fits(known, files, beside.get(ADAPTER_CONFIG), given) if verdict == "unknown" else ((), None)
     return IdentifiedModel(
-        folder, tuple(file.file.path for file in files), len(given), size, _verdict(exact, found), tuple(exact),
-        tuple(found), 0 if exact else candidates, 0 if exact else len(likely),
+        name, tuple(file.file.path for file in files), len(given), size, verdict, tuple(exact), tuple(found),
+        *((0, 0, 0) if exact else (candidates, fitting, len(likely))), fits, base_named,
     )  # fmt: skip
+
+
+def _fits(
+    known: Known, files: Sequence[HashedFile], settings: HashedFile | None, given: Mapping[str, StoredTensor]
+) -> tuple[tuple[FittingIdentity, ...], str | None]:
+    """The identities that an unknown adapter can be attached to, and what it says that it was made for."""
+    if settings is None or PurePosixPath(files[0].file.path).name != ADAPTER_WEIGHTS:
+        return (), None
+    config = loose_settings(settings.file)
+    if config is None:
+        return (), None
+    found = (one for one in known.identities() if attaches(config, given, one.tensors))
+    return tuple(FittingIdentity(one.id, known.name(one.role, one.id)) for one in found), config.base_model_name_or_path
+
+
+class _Measure:
+    """How much of a loose model can have counterparts in a candidate: its 100,000 names are not gone through for all.
+
+    Args:
+        given: The loose tensors.
+    """
+
+    def __init__(self, given: Mapping[str, StoredTensor]) -> None:
+        self._width = max((BITS[tensor.dtype] for tensor in given.values()), default=0) / 8
+        self._bytes: dict[tuple[int, ...], int] = {}
+        for tensor in given.values():
+            self._bytes[tensor.shape] = self._bytes.get(tensor.shape, 0) + tensor.size
+
+    def at_most(self, candidate: Candidate) -> float:
+        """Bytes of the loose model, by shapes and by the candidate's size, of which a tied tensor counts twice."""
+        shapes = {tensor.shape for tensor in candidate.tensors.values()}
+        elements = sum(math.prod(tensor.shape) for tensor in candidate.tensors.values())
+        return min(sum(self._bytes.get(shape, 0) for shape in shapes), 2 * self._width * elements)
 
 
 def _verdict(exact: Sequence[ExactMatch], resembling: Sequence[Resemblance]) -> Verdict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from rblstore.checkpoints.loose_files import LooseTensor
@@ -15,8 +15,10 @@ from rblstore.checkpoints.tensor_names import TensorNames
 from rblstore.forgotten import ForgottenError
 from rblstore.objects.content_records import StoredTensor
 from rblstore.objects.dtypes import BITS
-from rblstore.operations.identify_candidates import Candidate, Known
-from rblstore.operations.identify_result import Likeness, Resemblance
+from rblstore.objects.ids import ContentId
+from rblstore.operations.identify_adapters import sampled_names
+from rblstore.operations.identify_candidates import Candidate, Known, commits_found
+from rblstore.operations.identify_result import Likeness, Resemblance, ThinDifference
 from rblstore.operations.identify_thin import SampledDifference, thin_difference
 from rblstore.repository import Store
 
@@ -28,8 +30,8 @@ CLOSE: Final = 0.5
 _LEAST: Final = 0.1
 # Places in a matrix that are looked at, rows at each, and elements at each at most.
 _PLACES, _ROWS, _ELEMENTS = 3, 64, 1 << 20
-# Differences of this many matrices are taken apart.
-_TAKEN_APART: Final = 16
+# Of how many matrices, and how many rows at each place, a candidate's promise is judged; by these many at first.
+_GLANCED, _GLANCED_ROWS, _GLANCED_FIRST = 16, 4, 2
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,12 @@ class _Reading:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def sample(self, pair: Pair) -> _Sample:
+    def sample(self, pair: Pair, most: int = _ROWS) -> _Sample:
         """The same rows of both, cut short where they are very long.
+
+        Args:
+            pair: Which.
+            most: How many rows at each place.
 
         Raises:
             ForgottenError: The stored one's content was removed.
@@ -142,7 +148,7 @@ class _Reading:
         """
         rows, columns = matrix_shape(pair.stored.shape)
         width = min(columns, _ELEMENTS)
-        each = min(rows, _ROWS, max(1, _ELEMENTS // max(1, width)))
+        each = min(rows, most, max(1, _ELEMENTS // max(1, width)))
         starts = (round(place * (rows - each) / (_PLACES - 1)) for place in range(_PLACES))
         chosen = sorted({start + row for start in starts for row in range(each)})
         (stored,) = self._store.contents.stored([pair.stored.content])
@@ -175,6 +181,57 @@ class _Reading:
                     return False
                 at += len(made)
         return True
+
+
+class Glance:
+    """How much of a loose model many candidates promise to be, by a few rows of each: thousands may have its names.
+
+    Args:
+        store: The repository.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._reading = _Reading(store)
+        self._seen: dict[tuple[ContentId, ContentId], float] = {}
+
+    def like_bytes(self, pairing: Pairing) -> float:
+        """About how many bytes of the loose model are equal or alike.
+
+        Args:
+            pairing: Its tensors and a candidate's.
+
+        Raises:
+            ChangedFileError: A file is another one than was hashed.
+            CorruptError: Stored bytes are damaged.
+        """
+        matrices = [pair for pair in pairing.pairs if len(pair.stored.shape) > 1]
+        found: list[float] = []
+        for pair in matrices[:: max(1, math.ceil(len(matrices) / _GLANCED))]:
+            found.append(self._related(pair))
+            if len(found) == _GLANCED_FIRST and max(found) < _LEAST:
+                break
+        related = statistics.fmean(found) if found else 0.0
+        return pairing.equal_bytes + related * (pairing.paired_bytes - pairing.equal_bytes)
+
+    def _related(self, pair: Pair) -> float:
+        key = pair.loose.tensor.content, pair.stored.content
+        if key not in self._seen:
+            self._seen[key] = self._compared(pair)
+        return self._seen[key]
+
+    def _compared(self, pair: Pair) -> float:
+        from rblstore.divergence.weight_differences import correlation
+
+        before, after = pair.stored.dtype, pair.loose.tensor.dtype
+        if before not in MERGEABLE or after not in MERGEABLE or not pair.stored.size:
+            return 0.0
+        try:
+            sample = self._reading.sample(pair, _GLANCED_ROWS)
+        except ForgottenError:
+            return 0.0
+        if before != after and cast(sample.its, before, after) == sample.mine:
+            return 1.0
+        return max(0.0, correlation(*sample.values(pair)) or 0.0)
 
 
 def cast(data: bytes, before: str, after: str) -> bytes:
@@ -229,15 +286,12 @@ def resemblance(store: Store, known: Known, pairing: Pairing, size: int) -> Rese
     reading, tally = _Reading(store), _Tally()
     for pair in pairing.pairs:
         _compare(reading, pair, tally)
+    candidate, thin = pairing.candidate, _thin(store, known, pairing, reading, [*tally.close, *tally.unlike])
+    if thin is not None:  # a strong adapter leaves little correlation
+        tally.close, tally.unlike = [*tally.close, *tally.unlike], []
     like_bytes = pairing.equal_bytes + sum(pair.loose.tensor.size for pair in (*tally.cast, *tally.close))
     if not like_bytes:
         return None
-    candidate = pairing.candidate
-    thin = None
-    if tally.close:
-        step = math.ceil(len(tally.close) / _TAKEN_APART)
-        sampled = (_difference(reading, pair) for pair in tally.close[::step])
-        thin = thin_difference(store, known, candidate, sampled, len(tally.close))
     kind: Likeness = "relative"
     if tally.cast and not pairing.added and len(tally.cast) == len(pairing.pairs):
         kind = "cast"
@@ -245,6 +299,8 @@ def resemblance(store: Store, known: Known, pairing: Pairing, size: int) -> Rese
         kind = "merged"  # an adapter changes matrices and nothing else
     elif like_bytes < _LEAST * size:
         kind = "parts"
+    if thin is not None and kind != "merged":
+        thin = replace(thin, commits=commits_found([]))  # something else differs too, which none of them explains
     return Resemblance(
         candidate.role, candidate.id, known.name(candidate.role, candidate.id), kind,
         len(pairing.equal), len(tally.cast), len(tally.close), len(tally.unlike), len(tally.other), pairing.added,
@@ -284,6 +340,15 @@ def _compare(reading: _Reading, pair: Pair, tally: _Tally) -> None:
     if before == after:
         tally.bits.append(bits_apart(sample.mine, sample.its, len(sample.rows) * sample.columns))
     (tally.unlike if related < CLOSE else tally.close).append(pair)
+
+
+def _thin(
+    store: Store, known: Known, pairing: Pairing, reading: _Reading, differing: Sequence[Pair]
+) -> ThinDifference | None:
+    names = sampled_names([pair.name for pair in differing])
+    chosen = list({pair.name: pair for pair in differing if pair.name in names}.values())
+    sampled = (_difference(reading, pair) for pair in chosen)
+    return thin_difference(store, known, pairing.candidate, sampled, len(chosen), len(differing))
 
 
 def _difference(reading: _Reading, pair: Pair) -> SampledDifference:

@@ -58,6 +58,7 @@ class ExactMatch:
             files; ``merged`` where they are what its merged checkout holds, computed anew and compared by digest.
         whole: Whether nothing of it is lacking; else the tensors are some of its tensors.
         renamed: How many of the tensors have other names than in it.
+        lacking: How many of its tensors are not there.
         differing: Files beside the weights that it has too, with other bytes: its config, an adapter's settings.
         commits: Where it is.
     """
@@ -68,6 +69,7 @@ class ExactMatch:
     how: How
     whole: bool
     renamed: int
+    lacking: int
     differing: tuple[str, ...]
     commits: CommitsFound
 
@@ -100,7 +102,7 @@ class ThinDifference:
         energy: The part of a squared difference that its rank holds, from 0 to 1; the median. Rounding is the rest.
         behaviors: Stored behaviors that it consists of, the strongest first.
         explained: The part of the squared difference that these account for together, from 0 to 1.
-        commits: The commits that compose exactly these on top of what is resembled.
+        commits: The commits that compose exactly these on top of what is resembled, where nothing else differs.
     """
 
     tensors: int
@@ -124,8 +126,8 @@ class Resemblance:
             low-rank difference), ``relative`` (much of it is equal or close), ``parts`` (little is; it proves nothing).
         equal: Tensors of the same bits; their share of the model is ``equal / tensors``.
         cast: Tensors that are its values rounded to another element type, all compared.
-        close: Matrices that differ and correlate by 0.5 or more, by a sample of their rows.
-        unlike: Matrices that correlate by less.
+        close: Matrices that differ and correlate by 0.5 or more, by a sample of their rows, or differ by low rank.
+        unlike: Other matrices that correlate by less.
         other: Tensors with a counterpart that were not compared: vectors, types that are no floats, what is gone.
         added: Tensors without a counterpart.
         lacking: Its tensors that the model does not have.
@@ -161,6 +163,32 @@ class Resemblance:
 
 
 @dataclass(frozen=True)
+class FittingIdentity:
+    """An identity that an adapter could be attached to; that does not say that it was made for it.
+
+    Attributes:
+        id: Its id.
+        name: What it is called.
+    """
+
+    id: RecordId
+    name: str
+
+
+@dataclass(frozen=True)
+class UnreadEntry:
+    """Something in a directory that is no file to read.
+
+    Attributes:
+        path: Relative to the directory.
+        reason: Why: a link that leads nowhere or to a folder, a fifo.
+    """
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class IdentifiedModel:
     """The safetensors files of one folder, taken as one model.
 
@@ -174,7 +202,10 @@ class IdentifiedModel:
         exact: What it is, everything whole before everything of which it is a part.
         resembling: What it is like, the likest first. Nothing is looked for where ``exact`` has an answer.
         candidates: How many stored models were considered for that by names and shapes.
-        compared: How many of them were compared by values.
+        fitting: How many of them have counterparts for a tenth of the bytes or more.
+        compared: How many of these, the likest by a few rows, were compared by values.
+        fits: Identities with every tensor that an unknown adapter changes, in its shape.
+        base_named: What an unknown adapter's settings say that it was made for; None where they say nothing.
     """
 
     path: str
@@ -185,7 +216,10 @@ class IdentifiedModel:
     exact: tuple[ExactMatch, ...]
     resembling: tuple[Resemblance, ...]
     candidates: int
+    fitting: int
     compared: int
+    fits: tuple[FittingIdentity, ...]
+    base_named: str | None
 
 
 @dataclass(frozen=True)
@@ -195,18 +229,22 @@ class IdentifyResult(Result):
     Attributes:
         path: As it was given.
         files: Every file, sorted by path.
+        unread: What else lies there and was not looked at, sorted by path.
         models: One for each folder that holds safetensors files, sorted by path.
         commits: The commits whose weights these files are, all of them and no others, by digest.
     """
 
     path: str
     files: tuple[IdentifiedFile, ...]
+    unread: tuple[UnreadEntry, ...]
     models: tuple[IdentifiedModel, ...]
     commits: CommitsFound
 
     @property
     def unknown(self) -> bool:
-        """Whether something was not recognised: a model, or a file where there is no model."""
+        """Whether something was not recognised: a model, a file where there is no model, or what cannot be read."""
+        if self.unread:
+            return True
         if self.models:
             return any(model.verdict == "unknown" for model in self.models)
         return not all(file.holders for file in self.files)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rblstore.checkpoints.merging import (
     CannotMergeError,
@@ -27,6 +27,8 @@ from rblstore.repository import Store
 
 if TYPE_CHECKING:
     import torch
+
+    from rblstore.checkpoints.merging import Floats
 
 # Held against peft by tests/integration/test_true_composition.py.
 _TURNING = frozenset({"BOFT", "OFT"})
@@ -152,15 +154,25 @@ def merged_rows(store: Store, beneath: StoredTensor, terms: Terms, read_rows: Re
         CannotMergeError: Factors that do not fit.
         CorruptError: Stored bytes are damaged.
     """
+    deltas = [(*factors(store, term), term.scale) for term in terms]
+    return merge_tensor(read_rows, beneath.dtype, beneath.shape, deltas)
 
-    def factors(term: LowRankTerm) -> tuple[Any, Any, float]:
-        first, second = (
-            read_floats(store.content_bytes(one.content, one.size), one.dtype, one.shape)
-            for one in (term.first, term.second)
-        )
-        return (*oriented(first, second, swapped=term.swapped), term.scale)
 
-    return merge_tensor(read_rows, beneath.dtype, beneath.shape, [factors(term) for term in terms])
+def factors(store: Store, term: LowRankTerm) -> tuple[Floats, Floats]:
+    """The factors of a product: (rank, columns) and (rows, rank) of the tensor that it is added to.
+
+    Args:
+        store: Holds them.
+        term: The product.
+
+    Raises:
+        CorruptError: Stored bytes are damaged.
+    """
+    first, second = (
+        read_floats(store.content_bytes(one.content, one.size), one.dtype, one.shape)
+        for one in (term.first, term.second)
+    )
+    return oriented(first, second, swapped=term.swapped)
 
 
 class PeftMerge:

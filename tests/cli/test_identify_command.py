@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,36 @@ def test_something_unknown_exits_with_1(story: Story, tmp_path: Path) -> None:
     assert "notes.txt" in text.stdout
     _tidy(text.stdout)
     assert story.json("identify", tmp_path / "m" / "notes.txt", code=1)["models"] == []
+
+
+def test_what_is_lacking_and_what_was_not_looked_at_is_said(story: Story, tmp_path: Path) -> None:
+    tensors = load_file(story.models / "base" / "model.safetensors")
+    name = next(iter(tensors))
+    (tmp_path / "m").mkdir()
+    save_file({name: tensors[name]}, tmp_path / "m" / "model.safetensors")
+    (tmp_path / "m" / "more.safetensors").symlink_to(tmp_path / "gone")
+    document = story.json("identify", tmp_path / "m", code=1)
+    assert document["unread"] == [{"path": "more.safetensors", "reason": "a link that leads nowhere"}]
+    assert document["models"][0]["exact"][0]["lacking"] == len(tensors) - 1
+    text = story.run("identify", tmp_path / "m").stdout
+    assert f"{len(tensors) - 1} of its tensors lacking" in " ".join(text.split())
+    assert "more.safetensors: not looked at, a link that leads nowhere" in text
+    _tidy(text)
+
+
+def test_what_an_unknown_adapter_would_fit_is_said(story: Story, tmp_path: Path) -> None:
+    source = next(path for path in sorted(story.models.iterdir()) if (path / "adapter_config.json").exists())
+    shutil.copytree(source, tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / "adapter_model.safetensors")
+    save_file({name: -3 * tensor for name, tensor in tensors.items()}, tmp_path / "a" / "adapter_model.safetensors")
+    settings = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "who/knows"
+    (tmp_path / "a" / "adapter_config.json").write_text(json.dumps(settings))
+    text = " ".join(story.run("identify", tmp_path / "a").stdout.split())
+    assert "would fit identity base" in text
+    assert "its settings say that it was made for who/knows" in text
+    assert " is like it" in text
+    assert story.json("identify", tmp_path / "a", code=1)["models"][0]["base_named"] == "who/knows"
 
 
 def test_bad_input_is_said_to_be(story: Story, tmp_path: Path) -> None:

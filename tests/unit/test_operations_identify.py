@@ -421,7 +421,7 @@ def test_a_file_that_changes_meanwhile_is_refused(made: Path, tmp_path: Path) ->
     from rblstore.checkpoints.loose_files import ChangedFileError, hash_file, loose_files
 
     shutil.copy(made / "base" / "model.safetensors", tmp_path / "m.safetensors")
-    (file,) = loose_files(tmp_path / "m.safetensors")
+    ((file,), _) = loose_files(tmp_path / "m.safetensors")
     (tmp_path / "m.safetensors").write_bytes(b"x")
     with pytest.raises(ChangedFileError):
         hash_file(file)

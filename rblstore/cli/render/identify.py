@@ -48,15 +48,22 @@ def _model(result: Any, model: Any) -> Iterator[str]:
     yield from _more(model["resembling"])
     if verdict == "unknown":
         yield from wrapped(_nothing(model), "    ", "  ")
+    if model["fits"]:
+        labels = ", ".join(_label({"role": "identity", **one}) for one in model["fits"][:_SHOWN])
+        labels += ", ..." if len(model["fits"]) > _SHOWN else ""
+        yield from wrapped(f"would fit {labels}: what it changes is there, in its shapes", "    ", "  ")
+    if model["base_named"] is not None:
+        yield from wrapped(f"its settings say that it was made for {model['base_named']}", "    ", "  ")
 
 
 def _nothing(model: Any) -> str:
     if not model["candidates"]:
         return "the repository holds no model to compare it with"
-    compared = plural(model["candidates"], "stored model")
-    if not model["compared"]:
-        return f"its tensors have the names and shapes of none of {compared}"
-    return f"of {compared}, {model['compared']} have its names and shapes, and none its values"
+    stored, fitting = plural(model["candidates"], "stored model"), model["fitting"]
+    if not fitting:
+        return f"its tensors have the names and shapes of none of {stored}"
+    likest = f"; of the {model['compared']} likest of them," if fitting > model["compared"] else ", and"
+    return f"of {stored}, {fitting} {'has' if fitting == 1 else 'have'} its names and shapes{likest} none is like it"
 
 
 def _label(match: Any) -> str:
@@ -66,8 +73,9 @@ def _label(match: Any) -> str:
 def _exact(match: Any) -> Iterator[str]:
     how = _HOW[match["how"]].format(s="" if match["whole"] else "s")
     part = "" if match["whole"] else "a part of "
+    lacking = "" if match["whole"] else f", {match['lacking']} of its tensors lacking"
     renamed = f", {match['renamed']} under other names" if match["renamed"] else ""
-    yield from wrapped(f"is {part}{_label(match)}: {how}{renamed}", "    ", "  ")
+    yield from wrapped(f"is {part}{_label(match)}: {how}{renamed}{lacking}", "    ", "  ")
     if match["differing"]:
         names = ", ".join(match["differing"][:_SHOWN]) + (", ..." if len(match["differing"]) > _SHOWN else "")
         yield from wrapped(f"but beside it, with other bytes than it has: {names}", "      ", "    ")
@@ -143,6 +151,10 @@ def _files(result: Any) -> Iterator[str]:
         yield from wrapped(f"{file['path']} sha256:{file['sha256'][:12]} {size(file['size'])}: {what}", "    ", "  ")
     if len(others) > _FILES:
         yield f"  and {len(others) - _FILES} more: --json names all"
+    for entry in result["unread"][:_FILES]:
+        yield from wrapped(f"{entry['path']}: not looked at, {entry['reason']}", "    ", "  ")
+    if len(result["unread"]) > _FILES:
+        yield f"  and {len(result['unread']) - _FILES} more: --json names all"
     if not result["models"] and len(result["files"]) == 1:
         for file in known:
             holders = ", ".join(short(one) for one in file["holders"][:_SHOWN])
