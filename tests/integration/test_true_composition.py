@@ -41,7 +41,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "ia3": ("ia3", {}),
     "modules_to_save": ("modules_to_save", {}),
 }
-ROUNDINGS = {torch.float32: 8, torch.bfloat16: 4}
+ROUNDINGS = {torch.float32: 12, torch.bfloat16: 4}
 CASES = [
     *(("llama", kind, dtype) for kind in KINDS for dtype in (torch.float32, torch.bfloat16)),
     *(

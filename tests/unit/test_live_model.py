@@ -327,6 +327,9 @@ class TestChanges:
             live.unmerge()
             assert_fresh(live, story.load("abf"))
 
+    @pytest.mark.skipif(
+        not hasattr(torch.compiler, "is_exporting"), reason="transformers asks for what this torch lacks"
+    )
     def test_compiled_graphs_stay_valid_over_merged_switches(self, story: Story) -> None:
         model, compiled = story.load("a"), []
 
