@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from rblstore.checkpoints.loose_files import HashedFile, LooseFile, hash_file, loose_files
+from rblstore.checkpoints.loose_files import HashedFile, hash_file, loose_files
 from rblstore.objects.content_records import StoredTensor
 from rblstore.objects.dtypes import BITS
 from rblstore.objects.ids import CompositionId, ContentId, RecordId
@@ -62,7 +62,12 @@ def identify(store: Store, path: Path, progress: Progress | None = None) -> Iden
         for digest in {entry.sha256 for entry in holder.files}:
             by_digest.setdefault(digest, []).append(holder.id)
     groups = _groups(hashed, folders=path.is_dir())
-    models = tuple(_model(store, known, name, groups[name], hashed) for name in sorted(groups))
+    beside = {one.file.path: one for one in hashed if not one.tensors}
+    searches = [_Search(store, known, name, groups[name], beside) for name in sorted(groups)]
+    for candidate in known.candidates() if searches else ():
+        for search in searches:
+            search.consider(candidate)
+    models = tuple(search.found() for search in searches)
     return IdentifyResult(
         str(path),
         tuple(
@@ -88,78 +93,98 @@ def _groups(hashed: Sequence[HashedFile], *, folders: bool) -> dict[str, list[Ha
         if len(set(names)) < len(names):
             alone = files
         if len(files) > 1 and alone:
-            found[name] = [file for file in files if file not in alone]
+            own = {file.file.path for file in alone}
+            found[name] = [file for file in files if file.file.path not in own]
             found.update((file.file.path, [file]) for file in alone)
     return {name: files for name, files in found.items() if files}
 
 
-def _beside(file: LooseFile, hashed: Sequence[HashedFile]) -> dict[str, HashedFile]:
-    """The files in a file's folder that hold no tensors, by their paths in it."""
-    folder = str(PurePosixPath(file.path).parent)
-    prefix = "" if folder == "." else f"{folder}/"
-    return {
-        one.file.path.removeprefix(prefix): one
-        for one in hashed
-        if not one.tensors and one.file.path.startswith(prefix)
-    }
+class _Search:
+    """What one loose model is, as one stored model after the other comes by: records are read once for all models.
 
+    Args:
+        store: The repository.
+        known: The same, read.
+        path: What the model is called.
+        files: Its files.
+        beside: Every file that holds no tensors, by its path.
+    """
 
-def _model(
-    store: Store, known: Known, name: str, files: Sequence[HashedFile], hashed: Sequence[HashedFile]
-) -> IdentifiedModel:
-    beside = _beside(files[0].file, hashed)
-    differing = {path: one.sha256 for path, one in beside.items()}
-    tensors = {name: tensor for file in files for name, tensor in (file.tensors or {}).items()}
-    given = {name: loose.tensor for name, loose in tensors.items()}
-    digests = [file.sha256 for file in files]
-    size = sum(tensor.size for tensor in given.values())
-    values = frozenset(given.values()) if size else frozenset()
-    measure = _Measure(given)
-    exact: list[ExactMatch] = []
-    likely: list[tuple[float, Pairing]] = []
-    glance = Glance(store)
-    candidates = fitting = 0
-    for candidate in known.candidates():
-        match = exact_match(known, candidate, given, values, digests, differing)
+    def __init__(
+        self, store: Store, known: Known, path: str, files: Sequence[HashedFile], beside: Mapping[str, HashedFile]
+    ) -> None:
+        self._store, self._known, self._path, self._files, self._all_beside = store, known, path, files, beside
+        self._folder = PurePosixPath(files[0].file.path).parent
+        self._loose = {name: tensor for file in files for name, tensor in (file.tensors or {}).items()}
+        self._given = {name: loose.tensor for name, loose in self._loose.items()}
+        self._size = sum(tensor.size for tensor in self._given.values())
+        self._values = frozenset(self._given.values()) if self._size else frozenset()
+        self._digests = {file.sha256 for file in files}
+        self._measure, self._glance = _Measure(self._given), Glance(store)
+        self._exact: list[ExactMatch] = []
+        self._likely: list[tuple[float, Pairing]] = []
+        self._candidates = self._fitting = 0
+
+    def _beside(self, path: str) -> HashedFile | None:
+        return self._all_beside.get(str(self._folder / path))
+
+    def consider(self, candidate: Candidate) -> None:
+        """Takes in a stored model.
+
+        Raises:
+            ChangedFileError: A file is another one than was hashed.
+            CorruptError: Stored bytes are missing or damaged.
+        """
+        match = exact_match(self._known, candidate, self._given, self._values, self._digests, self._beside)
         if match is not None:
-            exact.append(match)
-            continue
-        candidates += 1
-        if exact or measure.at_most(candidate) < _LEAST_PAIRED * size:
-            continue
-        pairing = pair_up(tensors, candidate)
-        if not pairing.paired_bytes or pairing.paired_bytes < _LEAST_PAIRED * size:
-            continue
-        fitting += 1
-        likely.append((glance.like_bytes(pairing), pairing))
-        likely.sort(key=lambda one: (one[0], one[1].paired_bytes), reverse=True)
-        del likely[_COMPARED:]  # a manifest may have 100,000 names: only the likeliest stay in memory
-    if not any(match.whole for match in exact):
-        exact = [*merged_matches(store, known, tensors), *exact]
-    found: list[Resemblance] = []
-    if not exact:
-        found = [like for _, one in likely if (like := resemblance(store, known, one, size)) is not None]
-        found.sort(key=lambda one: (_ORDER[one.kind], -one.like_bytes, -(one.correlation or 0.0)))
-    exact.sort(key=lambda one: not one.whole)
-    verdict = _verdict(exact, found)
-    fits, base_named = _fits(known, files, beside.get(ADAPTER_CONFIG), given) if verdict == "unknown" else ((), None)
-    return IdentifiedModel(
-        name, tuple(file.file.path for file in files), len(given), size, verdict, tuple(exact), tuple(found),
-        *((0, 0, 0) if exact else (candidates, fitting, len(likely))), fits, base_named,
-    )  # fmt: skip
+            self._exact.append(match)
+            self._likely.clear()
+            return
+        self._candidates += 1
+        if self._exact or self._measure.at_most(candidate) < _LEAST_PAIRED * self._size:
+            return
+        pairing = pair_up(self._loose, candidate)
+        if not pairing.paired_bytes or pairing.paired_bytes < _LEAST_PAIRED * self._size:
+            return
+        self._fitting += 1
+        self._likely.append((self._glance.like_bytes(pairing), pairing))
+        self._likely.sort(key=lambda one: (one[0], one[1].paired_bytes), reverse=True)
+        del self._likely[_COMPARED:]  # a manifest may have 100,000 names: only the likeliest stay in memory
 
+    def found(self) -> IdentifiedModel:
+        """What it is, once every stored model came by.
 
-def _fits(
-    known: Known, files: Sequence[HashedFile], settings: HashedFile | None, given: Mapping[str, StoredTensor]
-) -> tuple[tuple[FittingIdentity, ...], str | None]:
-    """The identities that an unknown adapter can be attached to, and what it says that it was made for."""
-    if settings is None or PurePosixPath(files[0].file.path).name != ADAPTER_WEIGHTS:
-        return (), None
-    config = loose_settings(settings.file)
-    if config is None:
-        return (), None
-    found = (one for one in known.identities() if attaches(config, given, one.tensors))
-    return tuple(FittingIdentity(one.id, known.name(one.role, one.id)) for one in found), config.base_model_name_or_path
+        Raises:
+            ChangedFileError: A file is another one than was hashed.
+            CorruptError: Stored bytes are missing or damaged.
+        """
+        exact, found = self._exact, []
+        if not any(match.whole for match in exact):
+            exact = [*merged_matches(self._store, self._known, self._loose), *exact]
+        if not exact:
+            compared = (resemblance(self._store, self._known, one, self._size) for _, one in self._likely)
+            found = [like for like in compared if like is not None]
+            found.sort(key=lambda one: (_ORDER[one.kind], -one.like_bytes, -(one.correlation or 0.0)))
+        exact.sort(key=lambda one: not one.whole)
+        verdict = _verdict(exact, found)
+        fits, base_named = self._fits() if verdict == "unknown" else ((), None)
+        return IdentifiedModel(
+            self._path, tuple(file.file.path for file in self._files), len(self._given), self._size, verdict,
+            tuple(exact), tuple(found),
+            *((0, 0, 0) if exact else (self._candidates, self._fitting, len(self._likely))), fits, base_named,
+        )  # fmt: skip
+
+    def _fits(self) -> tuple[tuple[FittingIdentity, ...], str | None]:
+        """The identities that an unknown adapter can be attached to, and what it says that it was made for."""
+        settings = self._beside(ADAPTER_CONFIG)
+        if settings is None or PurePosixPath(self._files[0].file.path).name != ADAPTER_WEIGHTS:
+            return (), None
+        config = loose_settings(settings.file)
+        if config is None:
+            return (), None
+        found = (one for one in self._known.identities() if attaches(config, self._given, one.tensors))
+        fits = tuple(FittingIdentity(one.id, self._known.name(one.role, one.id)) for one in found)
+        return fits, config.base_model_name_or_path
 
 
 class _Measure:

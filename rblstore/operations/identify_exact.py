@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
-from rblstore.checkpoints.loose_files import LooseTensor
+from rblstore.checkpoints.loose_files import HashedFile, LooseTensor
 from rblstore.checkpoints.merging import CannotMergeError, merge_tensor
 from rblstore.checkpoints.source_directory import read_exact
 from rblstore.checkpoints.tensor_names import TensorNames
@@ -33,7 +33,7 @@ def exact_match(
     given: Mapping[str, StoredTensor],
     values: frozenset[StoredTensor],
     files: Collection[ContentId],
-    beside: Mapping[str, ContentId],
+    beside: Callable[[str], HashedFile | None],
 ) -> ExactMatch | None:
     """Whether all given tensors are a candidate's, each in its place, whatever their files.
 
@@ -45,7 +45,7 @@ def exact_match(
         given: Loose tensors by name.
         values: The same without names; none where they have no bytes, and so prove nothing.
         files: Digests of the files that they lie in.
-        beside: Digests of the other files of their folder, by their paths in it.
+        beside: Gives a file of their folder that holds no tensors, by its path in it.
     """
     if not values or len(values) > len(candidate.tensors) or not values.issubset(candidate.tensors.values()):
         return None
@@ -69,7 +69,11 @@ def exact_match(
     same_files = not renamed and set(files) <= {entry.sha256 for entry in candidate.files}
     name, commits = known.name(candidate.role, candidate.id), known.commits(candidate)
     how: How = "files" if same_files else "tensors"
-    differing = tuple(entry.path for entry in candidate.files if beside.get(entry.path, entry.sha256) != entry.sha256)
+    differing = tuple(
+        entry.path
+        for entry in candidate.files
+        if (other := beside(entry.path)) is not None and other.sha256 != entry.sha256
+    )
     return ExactMatch(candidate.role, candidate.id, name, how, not lacking, renamed, lacking, differing, commits)
 
 

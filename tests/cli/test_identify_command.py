@@ -43,6 +43,19 @@ def test_what_it_resembles_is_no_exact_answer(story: Story, tmp_path: Path) -> N
     _tidy(text)
 
 
+def test_what_was_not_compared_is_not_said_to_be_changed_or_unlike(story: Story, tmp_path: Path) -> None:
+    tensors = load_file(story.models / "base" / "model.safetensors")
+    quantized = {name: tensor.char() for name, tensor in tensors.items()}
+    first = next(iter(tensors))
+    for name, several in (("some", quantized | {first: tensors[first]}), ("all", quantized)):
+        (tmp_path / name).mkdir()
+        save_file(several, tmp_path / name / "model.safetensors")
+    some = " ".join(story.ok("identify", tmp_path / "some").split())
+    assert "in part" in some
+    assert f"{len(tensors) - 1} not compared" in some
+    assert "none is found to be like it" in " ".join(story.run("identify", tmp_path / "all").stdout.split())
+
+
 def test_something_unknown_exits_with_1(story: Story, tmp_path: Path) -> None:
     tiny.write_safetensors(tmp_path / "m" / "model.safetensors", tiny.base_tensors(seed=9))
     (tmp_path / "m" / "notes.txt").write_text("?")
@@ -82,7 +95,7 @@ def test_what_an_unknown_adapter_would_fit_is_said(story: Story, tmp_path: Path)
     text = " ".join(story.run("identify", tmp_path / "a").stdout.split())
     assert "would fit identity base" in text
     assert "its settings say that it was made for who/knows" in text
-    assert " is like it" in text
+    assert " none is found to be like it" in text
     assert story.json("identify", tmp_path / "a", code=1)["models"][0]["base_named"] == "who/knows"
 
 

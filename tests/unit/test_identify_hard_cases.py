@@ -31,6 +31,7 @@ from tiny_checkpoints import Tensor
 import rblstore
 from rblstore.operations import identify, identify_adapters
 from rblstore.operations.holders import History
+from rblstore.operations.identify_candidates import Known
 
 __all__ = ["made", "repo"]  # fixtures
 
@@ -123,6 +124,16 @@ def test_many_parts_that_match_read_the_history_once(
     assert only(many, write(tmp_path, {NAMES[0]: base_tensors()[NAMES[0]]})).verdict == "exact"
     assert only(many, write(tmp_path, base_tensors())).verdict == "exact"
     assert len(composing) == 2  # once for each that was asked for
+
+
+def test_stored_models_are_read_once_for_all_models_of_a_directory(
+    many: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many.checkout("HEAD", tmp_path / "out")
+    shutil.copytree(tmp_path / "out" / "behaviors" / "own", tmp_path / "out" / "behaviors" / "again")
+    read = calls(monkeypatch, Known, "candidates")
+    assert [model.verdict for model in many.identify(tmp_path / "out").models] == ["exact"] * 3
+    assert len(read) == 1
 
 
 def test_names_are_not_gone_through_for_candidates_that_cannot_have_them(

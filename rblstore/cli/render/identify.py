@@ -62,8 +62,9 @@ def _nothing(model: Any) -> str:
     stored, fitting = plural(model["candidates"], "stored model"), model["fitting"]
     if not fitting:
         return f"its tensors have the names and shapes of none of {stored}"
+    have = "has" if fitting == 1 else "have"
     likest = f"; of the {model['compared']} likest of them," if fitting > model["compared"] else ", and"
-    return f"of {stored}, {fitting} {'has' if fitting == 1 else 'have'} its names and shapes{likest} none is like it"
+    return f"of {stored}, {fitting} {have} its names and shapes{likest} none is found to be like it"
 
 
 def _label(match: Any) -> str:
@@ -86,7 +87,7 @@ def _like(model: Any, like: Any) -> Iterator[str]:
     words = {
         "cast": f"cast from {'/'.join(like['from_dtypes'])} to {'/'.join(like['to_dtypes'])}",
         "merged": "plus a low-rank difference",
-        "relative": "changed",
+        "relative": "changed" if any(like[key] for key in ("cast", "close", "unlike")) else "in part",
         "parts": "in a few tensors, which proves nothing",
     }
     yield from wrapped(f"like {_label(like)}, {words[like['kind']]}", "    ", "  ")
