@@ -10,7 +10,7 @@ from rblstore.catalog.database import Catalog
 from rblstore.errors import CorruptError, RblError
 from rblstore.objects.ids import ContentId, PackId, RecordId
 from rblstore.objects.locations import ContentLocation
-from rblstore.storage.backend import Backend, ReadError
+from rblstore.storage.backend import MEND, Backend, ReadError
 
 if TYPE_CHECKING:
     from rblstore.storage.pack_reader import PackReader
@@ -28,7 +28,7 @@ class MissingContentError(CorruptError):
 
 
 def _missing(content: ContentId | RecordId) -> MissingContentError:
-    return MissingContentError(f"content {content.short} is in no pack", object=content, hint="Run: rbl fsck --full")
+    return MissingContentError(f"content {content.short} is in no pack", object=content, hint=MEND)
 
 
 class Contents:

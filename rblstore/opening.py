@@ -10,6 +10,7 @@ from typing import Final
 
 from rblstore.configuration import MAX_BYTES, Configuration, parse_configuration
 from rblstore.errors import InputError, NoRepositoryError
+from rblstore.storage.backend import ReadError
 
 FOLDER: Final = ".rbl"
 FORMAT: Final = b"rblstore 1\n"
@@ -18,6 +19,11 @@ FORMAT: Final = b"rblstore 1\n"
 _OWNED: Final = ("", "format", "config.toml", "catalog.db", "refs.log")
 # O_NONBLOCK: a pipe in the place of a file must not hang whoever opens it.
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Answers about what is there and whose it is. Any other says only that the system could not look.
+_ANSWERS: Final = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.ENAMETOOLONG,
+    errno.EACCES, errno.EPERM,
+)  # fmt: skip
 
 
 class ForeignRepositoryError(NoRepositoryError):
@@ -31,6 +37,7 @@ def discover(start: Path) -> Path:
 
     Raises:
         NoRepositoryError: There is none up to the root, or the nearest cannot be looked into.
+        ReadError: The system could not look.
     """
     start = start.absolute()
     if start.name == FOLDER and _has_format(start):
@@ -43,10 +50,20 @@ def discover(start: Path) -> Path:
     )
 
 
+def _unread(what: str, path: Path, error: OSError) -> ReadError:
+    return ReadError(
+        f"{what} cannot be read: {error.strerror or error}",
+        object=str(path),
+        hint="Check the disk, then run the command again; nothing was changed.",
+    )
+
+
 def _has_format(folder: Path) -> bool:
     try:
         return (folder / "format").is_file()
     except OSError as error:
+        if error.errno not in _ANSWERS:
+            raise _unread("the format file", folder / "format", error) from error
         raise NoRepositoryError(
             f"{folder} cannot be looked into: {error.strerror or error}",
             object=str(folder),
@@ -60,7 +77,12 @@ def read_regular(path: Path, max_bytes: int) -> bytes:
     Raises:
         OSError: It cannot be read, or is no regular file (a link, a pipe, a device).
     """
-    descriptor = os.open(path, _READ)
+    try:
+        descriptor = os.open(path, _READ)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link") from error
+        raise
     with open(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
@@ -91,10 +113,13 @@ def check_format(folder: Path) -> None:
 
     Raises:
         NoRepositoryError: It is not.
+        ReadError: The system could not read what says so.
     """
     try:
         found = read_regular(folder / "format", 64)
     except OSError as error:
+        if error.errno not in _ANSWERS:
+            raise _unread("the format file", folder / "format", error) from error
         raise NoRepositoryError(
             f"{folder} has no readable format file ({error.strerror})",
             object=str(folder),
@@ -147,12 +172,15 @@ def read_configuration(folder: Path) -> Configuration:
 
     Raises:
         InputError: They cannot be read, or break their rules.
+        ReadError: The system could not read them.
     """
     try:
         return parse_configuration(read_regular(folder / "config.toml", MAX_BYTES))
     except FileNotFoundError:
         return Configuration()
     except OSError as error:
+        if error.errno not in _ANSWERS:
+            raise _unread("config.toml", folder / "config.toml", error) from error
         raise InputError(
             f"config.toml cannot be read: {error.strerror}",
             object=str(folder / "config.toml"),

@@ -18,6 +18,7 @@ from rblstore.catalog.engine import (
     CatalogFailedError,
     holds,
     open_engine,
+    read_failure,
     transaction,
     translating,
 )
@@ -182,6 +183,9 @@ class Catalog:
 
         Args:
             limit: About how many to report.
+
+        Raises:
+            CatalogFailedError: The disk does not give what is to be checked.
         """
         with transaction(self._engine, self._name, write=False) as connection, translating(self._name):
             problems = [str(row[0]) for row in connection.exec_driver_sql(f"PRAGMA integrity_check({int(limit)})")]
@@ -189,4 +193,6 @@ class Catalog:
                 problems = []
             for row in connection.exec_driver_sql("PRAGMA foreign_key_check").fetchmany(limit):
                 problems.append(f"a row of {row[0]!r} refers to nothing in {row[2]!r}")
+        if problems and (failure := read_failure(self._name)) is not None:
+            raise failure
         return problems

@@ -40,6 +40,11 @@ _DAMAGE = (
 )  # fmt: skip
 # What SQLite says of statements that do not suit the schema: ours suit the one that we made.
 _SQLITE_ERROR = 1
+# What it says of pages that are malformed, and of pages that the disk does not give.
+_SQLITE_CORRUPT = 11
+# More of a catalog than this is not read only to tell the two apart.
+_READ_AGAIN_BYTES: Final = 256 << 20
+_PIECE_BYTES: Final = 1 << 20
 
 
 class CatalogBusyError(LockedError):
@@ -95,9 +100,10 @@ def _refuse_odd_sides(path: Path) -> None:
             mode = os.lstat(path.with_name(name)).st_mode
         except OSError:
             continue  # absent; or opening it says what is wrong
-        if not (stat.S_ISREG(mode) or (name == path.name and stat.S_ISLNK(mode))):
+        if not stat.S_ISREG(mode):
+            what = "is a symbolic link, which is never followed" if stat.S_ISLNK(mode) else "is no regular file"
             raise CatalogDamagedError(
-                f"{name} is no regular file", object=str(path.with_name(name)), hint="Remove it. " + REINDEX_HINT
+                f"{name} {what}", object=str(path.with_name(name)), hint="Remove it. " + REINDEX_HINT
             )
 
 
@@ -192,9 +198,42 @@ def holds(engine: Engine, path: str, content: str) -> bool:
         raise translated(error, path) from error
 
 
+# Never closed: a process that closes any descriptor of a file gives up the locks that SQLite holds on it.
+_kept_open: dict[tuple[int, int], int] = {}
+
+
+def read_failure(path: str) -> CatalogFailedError | None:
+    """What the disk says when a catalog is read that SQLite finds malformed; None where it reads well.
+
+    Args:
+        path: The catalog.
+    """
+    try:
+        status = os.lstat(path)
+        descriptor = _kept_open.get((status.st_dev, status.st_ino))
+        if descriptor is None:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            status = os.fstat(descriptor)
+            _kept_open[status.st_dev, status.st_ino] = descriptor
+        if stat.S_ISREG(status.st_mode):
+            for offset in range(0, min(status.st_size, _READ_AGAIN_BYTES), _PIECE_BYTES):
+                os.pread(descriptor, _PIECE_BYTES, offset)
+    except OSError as error:
+        return CatalogFailedError(
+            f"the catalog could not be read: {error.strerror or error}",
+            object=path,
+            hint="Check the disk, then run the command again; nothing was changed. If it stays so, copy the repository "
+            "to another disk, without catalog.db if need be, and run `rbl reindex` there.",
+        )
+    return None
+
+
 def translated(cause: BaseException | None, path: str) -> RblError:
     """What a driver's error means for the catalog at a path."""
     message = str(cause)
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # without what it says beyond that
+    if code == _SQLITE_CORRUPT and (failure := read_failure(path)) is not None:
+        return failure
     lowered = message.lower()
     if isinstance(cause, sqlite3.OperationalError):
         if "locked" in lowered or "locking protocol" in lowered:
@@ -203,9 +242,7 @@ def translated(cause: BaseException | None, path: str) -> RblError:
                 object=path,
                 hint="Wait for it to end, then run the command again; nothing was changed.",
             )
-        # Python 3.10 does not tell the code.
-        unsuited = getattr(cause, "sqlite_errorcode", None) == _SQLITE_ERROR
-        if not unsuited and not any(word in lowered for word in _DAMAGE):
+        if code != _SQLITE_ERROR and not any(word in lowered for word in _DAMAGE):
             return CatalogFailedError(
                 f"the catalog could not be read or written: {message}",
                 object=path,

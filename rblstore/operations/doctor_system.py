@@ -110,7 +110,9 @@ def _permissions(folder: Path) -> Iterator[Finding]:
             yield Finding("owner", "warning", f"{path} belongs to another user (uid {status.st_uid})", hint)
         if stat.S_ISLNK(status.st_mode):
             found = True
-            yield Finding("permissions", "note", f"{path} is a symbolic link", "Give the repository's own path.")
+            hint = "Put what it leads to in its place: a repository is one folder, on one file system."
+            hint = "Give the repository's own path." if path == folder else hint
+            yield Finding("permissions", "note", f"{path} is a symbolic link", hint)
             continue
         if status.st_mode & stat.S_IWOTH:
             found = True

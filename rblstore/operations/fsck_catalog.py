@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from rblstore.catalog.engine import CatalogFailedError
 from rblstore.catalog.rows import CommitRow
 from rblstore.errors import CorruptError, RblError
 from rblstore.objects.history_records import Commit
@@ -49,11 +50,10 @@ def check_log(found: Findings) -> int:
 def check_catalog(found: Findings, records: Records) -> None:
     """Compares what the catalog says of records with the records."""
     try:
-        problems = found.store.catalog.integrity_problems()
-    except CorruptError as error:
-        problems = [error.message]
-    for problem in problems:
-        found.add("catalog.db", "catalog", problem, REINDEX)
+        for problem in found.store.catalog.integrity_problems():
+            found.add("catalog.db", "catalog", problem, REINDEX)
+    except (CorruptError, CatalogFailedError) as error:
+        found.add_catalog(error)
     _check_kinds(found, records)
     rows = found.ask(lambda reader: {row.id: row for row in reader.commit_rows(records.commits)})
     if rows is not None:

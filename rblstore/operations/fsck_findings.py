@@ -91,6 +91,11 @@ class Findings:
             with self.store.catalog.read() as reader:
                 return question(reader)
         except (CorruptError, CatalogFailedError) as error:
-            if not any((one.object, one.problem) == ("catalog.db", error.message) for one in self.damages):
-                self.add("catalog.db", "catalog", error.message, REINDEX)
+            self.add_catalog(error)
             return None
+
+    def add_catalog(self, error: CorruptError | CatalogFailedError) -> None:
+        """Notes once that the catalog cannot be asked; a disk that fails is not mended by building another there."""
+        if not any((one.object, one.problem) == ("catalog.db", error.message) for one in self.damages):
+            hint = error.hint if isinstance(error, CatalogFailedError) else None
+            self.add("catalog.db", "catalog", error.message, hint or REINDEX)

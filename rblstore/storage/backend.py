@@ -22,6 +22,12 @@ Room = Literal["packs", "trash", "quarantine"]
 
 ROOMS: Final = get_args(Room)
 
+MEND: Final = (
+    "To see what needs it: rbl fsck. To mend it from another copy, or from the directory that it came from: "
+    "rbl repair --from PATH"
+)
+"""What to do about stored bytes that are damaged or gone."""
+
 _ROOM = f"(?:{'|'.join(ROOMS)})"
 _KEY = re.compile(_ROOM + r"/([0-9a-f]{2})/\1[0-9a-f]{62}\.pack")
 _PREFIX = re.compile(rf"({_ROOM}/([0-9a-f]{{2}}/[0-9a-f]{{0,64}})?)?")
@@ -80,9 +86,7 @@ def check_prefix(prefix: str) -> str:
 
 def missing(key: str) -> MissingObjectError:
     """The error for a key under which nothing is stored."""
-    return MissingObjectError(
-        f"the stored object {key} is missing", object=key, hint="Run 'rbl fsck' to see what needs it."
-    )
+    return MissingObjectError(f"the stored object {key} is missing", object=key, hint=MEND)
 
 
 def check_span(key: str, offset: int, length: int, size: int) -> None:
@@ -97,7 +101,7 @@ def check_span(key: str, offset: int, length: int, size: int) -> None:
         raise TruncatedObjectError(
             f"the stored object {key} has {size} bytes where {offset + length} were expected",
             object=key,
-            hint="Run 'rbl fsck' to see what needs it.",
+            hint=MEND,
         )
 
 

@@ -18,7 +18,7 @@ from rblstore.errors import CorruptError
 from rblstore.objects import limits
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackKind
-from rblstore.storage.backend import Room
+from rblstore.storage.backend import MEND, Room
 from rblstore.storage.codecs import DELTA, NAMES, NO_PARAMETERS, RAW, ZSTD
 
 HEADER_BYTES: Final = 16
@@ -42,7 +42,7 @@ class MalformedPackError(CorruptError):
 
 def malformed(pack: PackId, why: str) -> MalformedPackError:
     """The error for a pack that breaks a rule of the format."""
-    return MalformedPackError(f"pack {pack}: {why}", object=pack, hint="Run 'rbl fsck' to see what needs it.")
+    return MalformedPackError(f"pack {pack}: {why}", object=pack, hint=MEND)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from rblstore.errors import CorruptError, InputError
 from rblstore.objects.ids import ContentId, PackId
 from rblstore.objects.locations import ContentLocation, PackKind, PackSummary
-from rblstore.storage.backend import Backend
+from rblstore.storage.backend import MEND, Backend
 from rblstore.storage.codecs import RAW, BadFrameError, UnknownCodecError, decode_frame
 from rblstore.storage.decoding import Wanted, read_contents
 from rblstore.storage.pack_format import (
@@ -54,7 +54,7 @@ class CorruptContentError(CorruptError):
         super().__init__(
             f"content {content} in pack {pack} is damaged: {why}",
             object=content,
-            hint="Run 'rbl fsck' to see what needs it.",
+            hint=MEND,
         )
         self.content = content
         self.pack = pack

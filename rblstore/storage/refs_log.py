@@ -55,11 +55,7 @@ class LogTooLargeError(InputError):
 
 
 def _corrupt(where: str, why: str) -> CorruptLogError:
-    return CorruptLogError(
-        f"refs.log, {where}: {why}",
-        object="refs.log",
-        hint="Run: rbl repair",
-    )
+    return CorruptLogError(f"refs.log, {where}: {why}", object="refs.log", hint="Run: rbl repair")
 
 
 @dataclass(frozen=True)
@@ -430,7 +426,8 @@ class RefsLog:
             os.close(descriptor)
 
     def _unreadable(self, error: OSError) -> ReadError:
-        return ReadError(f"reading the log failed: {error.strerror or error}", object=str(self._path))
+        hint = "Check the disk and permissions, and that it is a regular file; nothing was changed."
+        return ReadError(f"reading the log failed: {error.strerror or error}", object=str(self._path), hint=hint)
 
 
 def _parse_file(descriptor: int) -> ParsedLog:

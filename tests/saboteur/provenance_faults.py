@@ -148,7 +148,7 @@ PROVENANCE_FAULTS = (
     Fault(
         "a schema that rotted is taken for a full disk",
         "catalog/engine.py",
-        "if not unsuited and not any(word in lowered for word in _DAMAGE):",
+        "if code != _SQLITE_ERROR and not any(word in lowered for word in _DAMAGE):",
         "if True:",
         "unit/test_catalog_transactions.py",
         "suit",

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
+import os
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ from rblstore.catalog.engine import (
     CommitOutcomeUnknownError,
     _CatalogConnection,
     open_engine,
+    read_failure,
     translated,
 )
 from rblstore.catalog.operation_log import next_operation
@@ -289,6 +294,56 @@ def test_a_writer_that_waits_asks_as_often_as_one_that_comes_later(
             assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 500
         with waiting.write():
             pass
+
+
+@pytest.fixture
+def malformed(catalog: Catalog) -> Path:
+    """A catalog with a page that is nothing."""
+    with catalog.write() as writer:
+        writer.add_pack(pack("one", 300))
+    data = catalog.path.read_bytes()
+    catalog.close()
+    catalog.path.write_bytes(data[:8192] + b"\xff" * (len(data) - 8192))
+    return catalog.path
+
+
+def test_pages_that_are_malformed_are_damage(malformed: Path) -> None:
+    with pytest.raises(CatalogDamagedError), Catalog.open(malformed) as catalog:
+        use_everything(catalog, commit("root")[0])
+    with suppress(CatalogDamagedError), Catalog.open(malformed) as catalog:
+        assert catalog.integrity_problems()
+
+
+@pytest.mark.parametrize(
+    "look", [lambda catalog: use_everything(catalog, commit("root")[0]), Catalog.integrity_problems]
+)
+def test_pages_that_the_disk_does_not_give_are_none(
+    look: Callable[[Catalog], object], malformed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", read)
+    with pytest.raises(CatalogFailedError, match="could not be read"), Catalog.open(malformed) as catalog:
+        look(catalog)
+
+
+def test_reading_again_keeps_the_locks_that_others_hold(catalog: Catalog) -> None:
+    """Closing any descriptor of a file would give up every lock that SQLite holds on it in this process."""
+    with catalog.write():
+        assert read_failure(str(catalog.path)) is None
+        asking = f"import sqlite3; sqlite3.connect({str(catalog.path)!r}, timeout=0).execute('BEGIN IMMEDIATE')"
+        done = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, check=False)
+    assert "database is locked" in done.stderr
+
+
+def test_a_link_in_place_of_the_catalog_is_not_followed(catalog: Catalog, tmp_path: Path) -> None:
+    catalog.close()
+    catalog.path.rename(tmp_path / "elsewhere")
+    catalog.path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CatalogDamagedError, match="symbolic link") as found:
+        Catalog.open(catalog.path)
+    assert "rbl reindex" in (found.value.hint or "")
 
 
 @pytest.mark.parametrize(

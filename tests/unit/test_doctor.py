@@ -79,6 +79,11 @@ def test_a_missing_package_is_a_warning(folder: Path, monkeypatch: pytest.Monkey
     assert "not installed" in one(folder, "rblstore-without-such-a-package", "warning").what
 
 
+def make_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
 def make_fifo(path: Path) -> None:
     path.unlink(missing_ok=True)
     os.mkfifo(path)
@@ -95,6 +100,8 @@ def make_fifo(path: Path) -> None:
         (lambda folder: (folder / "catalog.db").unlink(), "catalog"),
         (lambda folder: (folder / "catalog.db").write_bytes(b"no catalog" * 1000), "catalog"),
         (lambda folder: make_fifo(folder / "catalog.db"), "catalog"),
+        (lambda folder: make_link(folder / "catalog.db"), "catalog"),
+        (lambda folder: make_link(folder / "refs.log"), "log"),
         (lambda folder: (folder / "refs.log").write_bytes(b"a\nb\nc\n"), "log"),
         (lambda folder: (folder / "tmp").rmdir() or (folder / "tmp").touch(), "clock"),
     ],

@@ -215,3 +215,19 @@ class TestRepositories:
         operations = list(source.operations().values())
         assert [one.sequence for one in operations] == list(range(1, len(operations) + 1))
         assert PackSource(story.root / "nowhere", "nothing", ("packs",), 0).operations() == {}
+
+
+def test_a_commit_of_the_same_bytes_mends_what_was_set_aside(story: Story, tmp_path: Path) -> None:
+    def commit_again() -> None:
+        with rblstore.open(story.root) as repo:
+            repo.commit("again", identity=story.sources / "base", allow_empty=True)
+
+    commit_again()  # what the catalog lists is not written a second time
+    with rblstore.open(story.root) as repo, pytest.raises(rblstore.CorruptError) as found:
+        repo.checkout(story.commits["base"], tmp_path / "out")
+    assert "rbl repair --from" in (found.value.hint or "")
+    assert not rblstore.repair(story.root, apply=True).whole
+    commit_again()
+    with rblstore.open(story.root) as repo:
+        assert repo.fsck(full=True).ok
+        repo.checkout(story.commits["base"], tmp_path / "out")
