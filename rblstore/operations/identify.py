@@ -159,7 +159,7 @@ class _Search:
             CorruptError: Stored bytes are missing or damaged.
         """
         exact, found = self._exact, []
-        if not any(match.whole for match in exact):
+        if (exact or self._fitting) and not any(match.whole for match in exact):
             exact = [*merged_matches(self._store, self._known, self._loose), *exact]
         if not exact:
             compared = (resemblance(self._store, self._known, one, self._size) for _, one in self._likely)

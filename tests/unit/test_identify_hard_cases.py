@@ -139,12 +139,12 @@ def test_stored_models_are_read_once_for_all_models_of_a_directory(
 def test_names_are_not_gone_through_for_candidates_that_cannot_have_them(
     many: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paired = calls(monkeypatch, identify, "pair_up")
+    paired, summed = (calls(monkeypatch, identify, name) for name in ("pair_up", "merged_matches"))
     tensors = {f"x.{number}": tiny.values(3, seed=number) for number in range(100)}
     assert only(many, write(tmp_path / "shapes", tensors)).verdict == "unknown"
     tensors = {f"y.{number}": tiny.values(4, SIDE, seed=number) for number in range(1000)}
     assert only(many, write(tmp_path / "sizes", tensors)).verdict == "unknown"
-    assert not paired
+    assert (len(paired), len(summed)) == (0, 0)
 
 
 def test_overlays_on_one_another_are_one_model_whatever_adapters_are_on_them(tmp_path: Path) -> None:
