@@ -45,6 +45,13 @@ def discover(start: Path) -> Path:
     for folder in (start, *start.parents):
         if _has_format(folder / FOLDER):
             return folder
+    damaged = _damaged(start)
+    if damaged is not None:
+        raise NoRepositoryError(
+            f"{damaged / FOLDER} holds a repository that has no format file",
+            object=str(damaged),
+            hint="To have it written anew: rbl repair",
+        )
     raise NoRepositoryError(
         f"{start} is not in an rblstore repository", object=str(start), hint="Make one with: rbl init"
     )
@@ -95,7 +102,10 @@ def discover_damaged(start: Path) -> Path:
     Raises:
         NoRepositoryError: There is none up to the root.
     """
-    start = start.absolute()
+    return _damaged(start.absolute()) or discover(start)  # which says that there is none
+
+
+def _damaged(start: Path) -> Path | None:
     for folder in (start.parent if start.name == FOLDER else start, *start.parents):
         inside = folder / FOLDER
         try:
@@ -105,7 +115,7 @@ def discover_damaged(start: Path) -> Path:
                 return folder
         except OSError:
             continue
-    return discover(start)  # which says that there is none
+    return None
 
 
 def check_format(folder: Path) -> None:
@@ -123,7 +133,7 @@ def check_format(folder: Path) -> None:
         raise NoRepositoryError(
             f"{folder} has no readable format file ({error.strerror})",
             object=str(folder),
-            hint="Check its permissions, or make a repository with: rbl init",
+            hint="Check its permissions; what is damaged, rbl repair writes anew.",
         ) from error
     if found != FORMAT:
         raise NoRepositoryError(

@@ -116,7 +116,7 @@ class Store:
                 raise RepositoryExistsError(
                     f"{folder} holds packs, but its format file is missing",
                     object=str(folder),
-                    hint=f"If this version made it, put {FORMAT.decode().strip()!r} into {folder}/format.",
+                    hint="To have it written anew: rbl repair",
                 )
             for name in ("catalog.db", "catalog.db-journal", "refs.log"):
                 (folder / name).unlink(missing_ok=True)

@@ -65,9 +65,13 @@ def test_packs_without_a_format_file_are_not_started_over(tmp_path: Path) -> Non
     before = (tmp_path / ".rbl" / "refs.log").read_bytes()
     with pytest.raises(rblstore.ConflictError, match="format file is missing") as caught:
         rblstore.init(tmp_path)
-    assert "rblstore 1" in str(caught.value.hint)
+    assert "rbl repair" in str(caught.value.hint)
     assert (tmp_path / ".rbl" / "refs.log").read_bytes() == before
-    (tmp_path / ".rbl" / "format").write_bytes(b"rblstore 1\n")
+    (tmp_path / "below").mkdir()
+    with pytest.raises(rblstore.NoRepositoryError, match="no format file") as lost:
+        rblstore.open(tmp_path / "below")
+    assert "rbl repair" in str(lost.value.hint)
+    rblstore.repair(tmp_path, apply=True)
     with rblstore.open(tmp_path) as repo:
         assert repo.branch == "main"
 
