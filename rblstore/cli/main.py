@@ -5,15 +5,15 @@ It says first what signals do; only then is the program imported, which takes mo
 
 from __future__ import annotations
 
-import atexit
-import gc
-import os
-import sys
-
 try:
+    import atexit
+    import gc
+    import os
+    import sys
+
     from rblstore.cli import signals
-except KeyboardInterrupt:  # before they could be taken over
-    sys.exit(130)
+except KeyboardInterrupt:  # before it could be taken over
+    raise SystemExit(130) from None
 
 TYPE_CHECKING = False  # as type checkers read it; the module that has it takes as long to import as all of this
 if TYPE_CHECKING:

@@ -154,6 +154,22 @@ PROVENANCE_FAULTS = (
         "suit",
     ),
     Fault(
+        "a page that the disk does not give is called damage",
+        "catalog/engine.py",
+        "if code == _SQLITE_CORRUPT and (failure",
+        "if False and (failure",
+        "unit/test_catalog_transactions.py",
+        "does_not_give",
+    ),
+    Fault(
+        "a link is taken for the catalog",
+        "catalog/engine.py",
+        "        if not stat.S_ISREG(mode):",
+        "        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):",
+        "unit/test_catalog_transactions.py",
+        "link_in_place",
+    ),
+    Fault(
         "a signature holds for other bytes of the same files",
         "provenance/signed_files.py",
         "    if signed == here:",
