@@ -209,7 +209,8 @@ class LiveModel:
         Args:
             revision: The commit.
             form: Of the behaviors afterwards; None keeps it.
-            discard: Whether adapters' tensors that were changed in memory may be lost.
+            discard: Whether whatever was changed in memory may be lost: every tensor, the identity's too, is compared
+                with the stored one afterwards and written where it differs, also where the model was that commit.
             allow_no_effect: Whether behaviors that come may change no output on the probe.
 
         Raises:
@@ -217,14 +218,20 @@ class LiveModel:
             ConflictError: The commit's model is another one, or cannot be composed.
             CorruptError: Stored bytes are damaged; the model is as before.
             NoEffectError: A behavior that comes changes no output.
+            UncommittedError: Adapters' tensors were changed in memory, and no branch's tip has them.
         """
         with self.changing(mending=True) as state:
             commit, target = self._state.compositions.at(revision)
             form = state.form if form is None else check_form(form)
+            state.compositions.checked(target, state.composition)
+            # Adapters that stay where they are have to be the commit's, too.
+            stay = not state.broken and state.adapters(target, form) == state.adapters(state.composition, state.form)
+            changed = stay and not discard and state.adapters_changed()
             if (target, form) != (state.composition, state.form) or state.broken:
-                state.compositions.checked(target, state.composition)
                 self._become_proved(state, target, form, discard=discard, allow_no_effect=allow_no_effect)
             self._commit, self._named = commit, target
+            if discard or changed:
+                repair_state(state)
 
     def merge(self, *, discard: bool = False) -> None:
         """Sums the behaviors into the weights, to the very bits of a merged checkout; nothing lies around the model.

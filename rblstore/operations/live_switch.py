@@ -11,9 +11,10 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from rblstore.checkpoints.attaching import LIBRARY_ERRORS, AttachSpec, attach_adapters
 from rblstore.checkpoints.ledger import PlainState, forget_ledger, marks
 from rblstore.errors import ConflictError, RblError
-from rblstore.live.parking import Mounting, ParkingLot
+from rblstore.live.parking import Condition, Mounting, ParkingLot
 from rblstore.objects.history_records import Composition, Slot
 from rblstore.operations.live_class import LiveClasses
+from rblstore.operations.live_committed import tips_hold
 from rblstore.operations.live_compositions import Compositions
 from rblstore.operations.live_values import LiveBrokenError, LiveValues
 from rblstore.operations.load import laid_out_behaviors
@@ -344,15 +345,34 @@ class LiveState:
         adapters = () if self.mounting is None else self.mounting.tensors
         return [(tensor, tensor.requires_grad) for tensor in (*own, *adapters) if tensor is not None]
 
-    def _parkable(self, mounting: Mounting, device: torch.device, *, discard: bool) -> bool:
-        condition = mounting.condition(device)
-        if not discard and (condition == "changed" or mounting.overwritten()):
+    def adapters_changed(self) -> bool:
+        """Whether the adapters' tensors hold other bits than those that were put on.
+
+        Raises:
+            UncommittedError: They do, and no branch's tip has them.
+        """
+        mounting = self.mounting
+        if mounting is None:
+            return False
+        return self._changed(mounting, mounting.condition(next(self.plain.parameters()).device))
+
+    def _changed(self, mounting: Mounting, condition: Condition) -> bool:
+        overwritten = mounting.overwritten()
+        if condition != "changed" and not overwritten:
+            return False
+        if overwritten or not tips_hold(self):
             names = ", ".join(repr(slot.name) for slot in self.adapters(self.composition, self.form))
             raise UncommittedError(
                 f"the tensors of {names} were changed in memory since they were put on, and would be lost",
                 object=names,
                 hint="Commit them first, or pass discard=True.",
             )
+        return True
+
+    def _parkable(self, mounting: Mounting, device: torch.device, *, discard: bool) -> bool:
+        condition = mounting.condition(device)
+        if not discard:
+            self._changed(mounting, condition)
         return condition == "intact" and not mounting.shapes
 
     def _parked(self, wanted: tuple[Slot, ...], device: torch.device) -> Mounting | None:

@@ -181,4 +181,28 @@ LIVE_FAULTS = (
         "unit/test_storage_filling.py",
         "digests",
     ),
+    Fault(
+        "discarding leaves what was written into the model",
+        "operations/live_model.py",
+        "            if discard or changed:\n                repair_state(state)\n",
+        "",
+        "unit/test_live_use.py",
+        "stored_values_back",
+    ),
+    Fault(
+        "what was trained and committed is said to be lost",
+        "operations/live_switch.py",
+        "if overwritten or not tips_hold(self):",
+        "if True:",
+        "unit/test_live_use.py",
+        "training_run",
+    ),
+    Fault(
+        "what was trained and is nowhere stored is lost without a word",
+        "operations/live_committed.py",
+        "if digests not in _stored(state.store, slot):",
+        "if False:",
+        "unit/test_live_use.py",
+        "ChangedInMemory",
+    ),
 )

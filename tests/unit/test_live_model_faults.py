@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,6 +16,7 @@ from trials import Trials
 import rblstore
 from rblstore.operations import live_switch, live_values
 from rblstore.operations.live_model import LiveModel
+from rblstore.operations.revert import record_revert
 
 # The files whose lines are the steps of a change.
 STEPS = (
@@ -108,6 +110,62 @@ def test_interrupted_anywhere(story: Story, change: str, parked: bool) -> None:
                 assert now == before or now[1:] == after, injected.where
                 back()
         assert_fresh(live, story.load(name))
+
+
+def test_interrupted_again_while_a_revert_catches_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # pressing Ctrl-C twice
+    story = Story(tmp_path)
+    repo = story.repo
+    head = str(repo.head)
+    with story.repo, repo.attach(repo.load(), "HEAD") as live:
+        before = whole(live.model)[1:]
+
+        def revert(second: Interrupted) -> None:
+            """Takes the behavior out, interrupted once the commit was made, and again at a line of what follows."""
+
+            def interrupted(*arguments: Any) -> None:
+                record_revert(*arguments)
+                sys.settrace(second._call)
+                frame: FrameType | None = sys._getframe()
+                while (frame := frame.f_back) is not None:
+                    if frame.f_code.co_filename.endswith(STEPS):
+                        frame.f_trace = second._line
+                raise KeyboardInterrupt
+
+            with monkeypatch.context() as patch:
+                patch.setattr("rblstore.operations.live_proof.record_revert", interrupted)
+                try:
+                    live.revert("bias")
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    second.__exit__()
+
+        revert(counted := Interrupted(None, KeyboardInterrupt))
+        assert (live.commit, live._state.broken) == (repo.head, False)
+        after = whole(live.model)[1:]
+        with Trials("live revert", "second interrupts of a revert", quick=8, full=400) as run:
+            for _ in run:
+                repo.undo()
+                assert repo.head == head
+                live.switch("HEAD")
+                assert whole(live.model)[1:] == before
+                injected = Interrupted(run.moment.randrange(1, counted.lines + 1), KeyboardInterrupt)
+                revert(injected)
+                assert repo.head != head
+                if live._state.broken:
+                    run.count("said to be broken")
+                    with pytest.raises(rblstore.ConflictError) as caught:
+                        live.verify()
+                    assert caught.value.code == "live_broken"
+                else:
+                    run.count("whole")
+                    now = whole(live.model)[1:]
+                    assert now == (before if "bias" in live.behaviors else after), injected.where
+                    assert live.commit in (None, head, repo.head), injected.where
+                live.switch("HEAD")
+                assert (live.commit, whole(live.model)[1:] == after) == (repo.head, True), injected.where
 
 
 def test_stored_bytes_that_cannot_be_read(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:

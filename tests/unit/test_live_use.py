@@ -119,6 +119,58 @@ def test_nothing_changes_the_model_of_a_training_run(tmp_path: Any) -> None:
             run.step(loss=1.0)
             run.wait()
         assert [str(made.commit) for made in run.commits] == [repo.head]
-        live.switch("HEAD", discard=True)
+        live.switch("HEAD~1")  # what was trained is committed, and nothing is lost
+        assert_fresh(live, repo.load("HEAD~1"))
+        live.switch("HEAD")
         assert_fresh(live, repo.load())
         live.close()
+
+
+class TestChangedInMemory:
+    def change(self, live: Any, part: str) -> None:
+        with torch.no_grad():
+            next(one for name, one in live.model.named_parameters() if part in name).add_(1)
+
+    def test_discard_gives_the_stored_values_back_where_the_commit_is_the_same(self, story: Story) -> None:
+        with story.repo.attach(story.load("a"), story.commits["a"]) as live:
+            for part in ("lora_B", "embed_tokens", "norm"):
+                self.change(live, part)
+            live.switch(story.commits["a"], discard=True)
+            assert_fresh(live, story.load("a"))
+
+    @pytest.mark.parametrize("to", ["base", "f", "abf"])
+    def test_discard_gives_the_stored_values_back_elsewhere(self, story: Story, to: str) -> None:
+        with story.repo.attach(story.load("a"), story.commits["a"]) as live:
+            for part in ("lora_B", "embed_tokens", "norm"):
+                self.change(live, part)
+            live.switch(story.commits[to], discard=True, allow_no_effect=True)
+            assert_fresh(live, story.load(to))
+
+    @pytest.mark.parametrize(("name", "to"), [("ab", "ab"), ("ab", "abf")])
+    def test_adapters_that_stay_are_not_passed_over(self, story: Story, name: str, to: str) -> None:
+        with story.repo.attach(story.load(name), story.commits[name]) as live:
+            self.change(live, "lora_B")
+            with pytest.raises(rblstore.ConflictError) as caught:
+                live.switch(story.commits[to])
+            assert (caught.value.code, str(live.commit)) == ("uncommitted", story.commits[name])
+            live.switch(story.commits[to], discard=True, allow_no_effect=True)
+            assert_fresh(live, story.load(to))
+
+    def test_what_a_branch_has_is_not_lost(self, tmp_path: Any) -> None:
+        tiny_models.save(tiny_models.llama(), tmp_path / "base")
+        tiny_models.save_adapter(tiny_models.llama(), tmp_path / "a")
+        with rblstore.init(tmp_path / "store") as repo:
+            repo.commit("base", identity=tmp_path / "base")
+            first = str(repo.commit("a", behaviors={"a": tmp_path / "a"}).commit)
+            with repo.attach(repo.load(), "HEAD") as live:
+                self.change(live, "lora_B")
+                repo.create_branch("other")
+                repo.commit("better", behaviors={"a": live.model}, branch="other")
+                # The model is the first commit still, and becomes it: what it holds is on the other branch.
+                live.switch(first)
+                assert_fresh(live, repo.load(first))
+                live.switch("other")
+                assert_fresh(live, repo.load("other"))
+                self.change(live, "lora_A")
+                with pytest.raises(rblstore.ConflictError, match="would be lost"):
+                    live.detach("a")
