@@ -59,7 +59,7 @@ class WeightsDifferError(DivergedError):
             f"{len(names)} of {count} tensors of the live model do not hold the stored values: "
             f"{shown(sorted(names))}{measured}",
             object=names[0],
-            hint="Something wrote into the model: live.residue() may name what is left there. Load it anew: repo.load.",
+            hint="Something wrote into the model. live.repair() writes the stored values; live.residue() names more.",
         )
         self.names = names
         self.verification = verification

@@ -95,6 +95,7 @@ def test_weights_that_an_adapter_replaced_are_compared_too(tmp_path: Any) -> Non
         with pytest.raises(rblstore.DivergedError) as caught:
             live.verify()
         assert caught.value.names == (name,)  # type: ignore[attr-defined]
+        assert "live.repair()" in str(caught.value.hint)
 
 
 def test_nothing_changes_the_model_of_a_training_run(tmp_path: Any) -> None:
@@ -174,3 +175,22 @@ class TestChangedInMemory:
                 self.change(live, "lora_A")
                 with pytest.raises(rblstore.ConflictError, match="would be lost"):
                     live.detach("a")
+
+    def test_a_full_fine_tune_goes_back_to_what_was_bound(self, tmp_path: Any) -> None:
+        tiny_models.save(tiny_models.llama(), tmp_path / "base")
+        with rblstore.init(tmp_path / "store") as repo:
+            base = str(repo.commit("base", identity=tmp_path / "base").commit)
+            for straight in (True, False):
+                with repo.attach(repo.load(base), base) as live:
+                    live.plain.requires_grad_(True)
+                    with repo.training(live.model, "ft", every=1) as run:
+                        with torch.no_grad():
+                            live.plain.model.norm.weight.add_(1 + straight)
+                        run.step(loss=1.0)
+                    if not straight:
+                        live.switch("HEAD")
+                        assert_fresh(live, repo.load())
+                    live.switch(base, discard=straight)
+                    assert_fresh(live, repo.load(base))
+                repo.create_branch(f"next{straight}", base)
+                repo.switch(f"next{straight}")
