@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from rblstore.checkpoints.checkout_layout import MANIFEST_FILE, CheckoutManifest
+from rblstore.checkpoints.merging import CannotMergeError
 from rblstore.forgotten import ForgottenError
 from rblstore.objects.history_records import Commit, Composition
+from rblstore.operations.checkout_merged import is_summed_by_peft
 from rblstore.operations.commit_files import commit_files
 from rblstore.repository import Store
+
+# Plain LoRA is summed to the same bits everywhere, by us.
+_ROUNDING: Final = " (summed by PEFT, which may round otherwise on another machine)"
 
 
 def manifest_differences(store: Store, manifest: CheckoutManifest) -> Iterator[str]:
     """What differs, in words: composition, identity, behaviors, and the digests of files that the store knows.
 
-    Of a merged checkout no digests of sums are stored, of a partial one only what was taken is looked at.
+    Of a merged checkout no digests of sums are stored: its weights are read, summed and hashed anew. Of a partial one
+    only what was taken is looked at.
 
     Args:
         store: The repository.
@@ -32,14 +39,18 @@ def manifest_differences(store: Store, manifest: CheckoutManifest) -> Iterator[s
     slots = [(slot.name, slot.behavior, slot.weight) for slot in composition.slots]
     if [(slot.name, slot.behavior, slot.weight) for slot in manifest.slots] != slots:
         yield "behaviors"
-    if manifest.form == "merged":
-        return
     try:
-        known = commit_files(store, manifest.commit)
+        known = commit_files(store, manifest.commit, "merged" if manifest.form == "merged" else "adapters")
     except ForgottenError:
         return  # what was removed on purpose is a finding of its own
+    except CannotMergeError as error:
+        yield f"form: there is no merged checkout of the commit ({error.message})"
+        return
     said = {file.path: str(file.sha256) for file in manifest.files}
-    lacking = known.keys() - said.keys() - {MANIFEST_FILE} if manifest.form == "adapters" else set()
-    added = said.keys() - known.keys() if manifest.form == "adapters" else set()
+    whole = manifest.form != "partial"
+    lacking = known.keys() - said.keys() - {MANIFEST_FILE} if whole else set()
+    added = said.keys() - known.keys() if whole else set()
     changed = {path for path in said.keys() & known.keys() if said[path] != known[path]}
-    yield from sorted(lacking | added | changed)
+    note = _ROUNDING if changed and manifest.form == "merged" and is_summed_by_peft(store, composition) else ""
+    for path in sorted(lacking | added | changed):
+        yield f"{path}{note}" if path in changed and path.endswith(".safetensors") else path

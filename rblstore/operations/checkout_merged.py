@@ -118,6 +118,16 @@ def merged_files(store: Store, composition: Composition) -> tuple[CheckoutFile, 
     return tuple(sorted(files, key=lambda file: file.path))
 
 
+def is_summed_by_peft(store: Store, composition: Composition) -> bool:
+    """Whether PEFT computes what a merged composition holds: its last bits may depend on the machine then.
+
+    Raises:
+        CannotMergeError: A behavior that is no change of weights (prompt tuning), or that peft cannot merge.
+        CorruptError: Stored bytes are damaged.
+    """
+    return bool(_planned(store, composition)[1].by_peft)
+
+
 def _hashed(chunks: Iterable[bytes | memoryview]) -> tuple[ContentId, int]:
     digest, size = hashlib.sha256(), 0
     for chunk in chunks:

@@ -26,11 +26,14 @@ from rblstore.storage.pack_bases import bases_of
 
 # How many identities, behaviors or baselines are held at once.
 _AT_ONCE: Final = 100
+_SIGNATURE: Final = f"rblstore/signature/{VERSION}\n"
 _BASELINE: Final = f"rblstore/baseline/{VERSION}\n"
 _FILES: Final = tuple(f"rblstore/{kind}/{VERSION}\n" for kind in ("identity", "behavior", "training-state"))
+_PARTS: Final = ("identity", "behavior", "baseline", "training-state", "signature")
 _CONTENT_ONLY: Final = _FILES[:2]
 _MANIFEST: Final = f"rblstore/file-manifest/{VERSION}\n"
 _CONTENT = re.compile(r'\{"content":"([0-9a-f]{64})","(?:dtype|id)":')
+_BUNDLE = re.compile(r'"bundle":"([0-9a-f]{64})","identity":')
 _HEADER = re.compile(r'\{"header":"([0-9a-f]{64})","tensors":')
 _TEXTS = re.compile(r'\],"contents":\[("[0-9a-f]{64}"(?:,"[0-9a-f]{64}")*)\],"subject":')
 _FILE = re.compile(
@@ -48,6 +51,7 @@ class Reach:
         compositions: What each commit composes.
         baselines: The baselines of each composition that has some.
         states: The training states of each commit that has some.
+        signatures: Over each commit that has some, and over the verifications that vouch for it.
     """
 
     refs: Mapping[str, CommitId]
@@ -55,6 +59,7 @@ class Reach:
     compositions: Mapping[CompositionId, Composition]
     baselines: Mapping[CompositionId, tuple[RecordId, ...]]
     states: Mapping[CommitId, tuple[RecordId, ...]]
+    signatures: Mapping[CommitId, tuple[RecordId, ...]]
 
     def parts(self, composition: CompositionId) -> tuple[RecordId, ...]:
         """The identity and behaviors of a composition, and its baselines."""
@@ -89,19 +94,27 @@ def reach(store: Store, *more: CommitId) -> Reach:
                 f"composition {missing.short} is not in the catalog", object=missing, hint="Run: rbl reindex"
             )
         evidence = reader.evidence_for(composed, "baseline")
-        trained = reader.evidence_for({*(row.id for row in commits), *more}, "training-state")
+        told = {*(row.id for row in commits), *more}
+        trained = reader.evidence_for(told, "training-state")
+        verified = reader.evidence_for(told, "verification")
+        signed = reader.evidence_for({*told, *(one for found in verified.values() for one in found)}, "signature")
     baselines = {CompositionId(subject): tuple(found) for subject, found in evidence.items() if found}
     states = {CommitId(subject): tuple(found) for subject, found in trained.items() if found}
-    return Reach(refs, commits, compositions, baselines, states)
+    signatures = {
+        commit: found
+        for commit in told
+        if (found := tuple(one for subject in (commit, *verified[commit]) for one in signed[subject]))
+    }
+    return Reach(refs, commits, compositions, baselines, states, signatures)
 
 
 @dataclass(frozen=True)
 class Part:
-    """An identity, a behavior, a baseline or a training state.
+    """An identity, a behavior, a baseline, a training state or a signature.
 
     Attributes:
         id: The record's.
-        raw: Bytes of its files; 0 for a baseline, which has none.
+        raw: Bytes of its files; 0 for a baseline or a signature, which have none.
         contents: What it names, each once; plain text, since making a typed id of each would take most of the time.
     """
 
@@ -111,7 +124,7 @@ class Part:
 
 
 def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
-    """Reads what identities, behaviors, baselines and training states name; a few at a time.
+    """Reads what identities, behaviors, baselines, training states and signatures name; a few at a time.
 
     What was removed on purpose and is gone is left out. Texts that statements bring along count as their subject's.
 
@@ -122,10 +135,11 @@ def read_parts(store: Store, wanted: Iterable[RecordId]) -> Iterator[Part]:
         forgotten = tombstones_of(store, batch)
         files: dict[RecordId, list[tuple[str, str, str]]] = {}
         named: dict[RecordId, list[str]] = {}
-        for record_id, text in _record_texts(store, batch, ("identity", "behavior", "baseline", "training-state")):
-            measured = text.startswith(_BASELINE)  # it names contents, where the others name files
-            files[record_id] = [] if measured else _FILE.findall(text)
-            named[record_id] = _CONTENT.findall(text) if measured else []
+        for record_id, text in _record_texts(store, batch, _PARTS):
+            # What names contents names no files, and the other way round.
+            contained = _CONTENT if text.startswith(_BASELINE) else _BUNDLE if text.startswith(_SIGNATURE) else None
+            files[record_id] = [] if contained else _FILE.findall(text)
+            named[record_id] = contained.findall(text) if contained else []
         texts = _texts_about(store, batch)
         manifests = {RecordId(manifest) for found in files.values() for manifest, _, _ in found if manifest}
         within: dict[str, list[str]] = {}

@@ -334,7 +334,7 @@ def repository_usage(store: Store) -> RepositoryUsage:
 
 
 def _marks(history: Reach, refs: list[str]) -> dict[RecordId, int]:
-    """For each identity, behavior, baseline and training state the refs that reach it, as bits."""
+    """For each identity, behavior, baseline, training state and signature the refs that reach it, as bits."""
     reached: dict[CommitId, int] = {}
     for at, name in enumerate(refs):
         commit = history.refs[name]
@@ -346,7 +346,7 @@ def _marks(history: Reach, refs: list[str]) -> dict[RecordId, int]:
         composed[row.composition] = composed.get(row.composition, 0) | mark
         for parent in row.parents:
             reached[parent] = reached.get(parent, 0) | mark
-        marks.update(dict.fromkeys(history.states.get(row.id, ()), mark))
+        marks.update(dict.fromkeys((*history.states.get(row.id, ()), *history.signatures.get(row.id, ())), mark))
     for composition, mark in composed.items():
         for part in history.parts(composition):
             marks[part] = marks.get(part, 0) | mark

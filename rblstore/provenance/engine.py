@@ -43,7 +43,8 @@ def _filled(text: str, **values: str) -> str:
 
 def _checked(rule: Rule, subject: Subject, rules: Sequence[Rule], uses: tuple[str, ...]) -> Iterator[Finding]:
     for gap in CHECKS[rule.check](subject, rules):
-        words = {"part": gap.subject, "license": gap.license, "detail": gap.detail, "other": gap.other}
+        words = {"part": gap.subject, "license": gap.license, "detail": gap.detail, "other": gap.other,
+                 "name": gap.name}  # fmt: skip
         yield Finding(
             rule.id, rule.level, gap.subject, _filled(rule.message, **words), _filled(rule.obligation, **words),
             uses, gap.license, gap.route, (), rule.citation,
@@ -66,7 +67,7 @@ def _of_terms(rule: Rule, subject: Subject, uses: tuple[str, ...]) -> Iterator[F
             if rule.conflicts:
                 yield from _conflicts(rule, subject, part, key, choice, through, reached, uses)
             else:
-                words = {"part": part.label, "license": key}
+                words = {"part": part.label, "name": part.name, "license": key}
                 chosen = f" (where {key} is chosen of {choice})" if choice else ""
                 # What another choice avoids is nothing that has to be settled.
                 level = "note" if choice and rule.level in ("gap", "conflict") else rule.level
@@ -121,6 +122,7 @@ def _conflicts(
             continue
         words = {
             "part": part.label,
+            "name": part.name,
             "license": key,
             "other": other.label,
             "other_license": " and ".join(clashing) or "no licence",

